@@ -1,0 +1,101 @@
+"""The command line: `atoll <command>`. One file per command, loaded only when it is called.
+
+To add a command `watch`, write `atoll/cli/watch.py` with a function `watch` whose parameters are
+`Annotated[..., typer.Option(...)]`, and add its line to `COMMANDS`. The file may import what it
+likes at its top: `atoll --help` shows the line from the table and loads no command, hence no torch.
+
+What every command keeps:
+
+* Exit code 0 only on success, 1 when the command ran and the answer is no, 2 for a mistake of the
+  user's, 130 after Ctrl-C.
+* A mistake of the user's is a `ValueError` class of ours whose message names the fix, or that has
+  the fix as an attribute `fix`. It is printed here without a traceback. All else is a mistake of
+  ours and keeps its traceback.
+* `--json`: standard output holds one JSON document and nothing else; a command that reports while
+  it runs writes one document per line, the result last. A user's mistake is
+  `{"error": {"kind", "message", "fix"}}`. Progress and words for people go to standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from atoll import __version__
+from atoll.cli.output import print_json, print_mistake
+
+COMMANDS: Final[dict[str, str]] = {
+    "doctor": "Say whether this machine is ready to train, merge and talk to the others.",
+}
+"""Every command and its line in `atoll --help`, in the order of the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command: the edge of the process, where errors become words and exit codes."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        build_app(arguments)(args=arguments, prog_name="atoll")
+    except KeyboardInterrupt:
+        return 130
+    except ValueError as error:
+        if not is_users_mistake(error):
+            raise
+        fix = str(getattr(error, "fix", ""))
+        if "--json" in arguments:
+            kind = type(error).__name__
+            print_json({"error": {"kind": kind, "message": str(error), "fix": fix}})
+        else:
+            print_mistake(str(error), fix)
+        return 2
+    return 0
+
+
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """The application with the commands that are named loaded, the others as a line of help."""
+    app = typer.Typer(
+        help="Train one model over islands of compute that come and go.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for name, line in COMMANDS.items():
+        app.command(name, short_help=line)(load(name) if name in arguments else _not_loaded)
+    return app
+
+
+def load(name: str) -> Callable[..., Any]:
+    """The function behind a command."""
+    function = name.replace("-", "_")
+    command: Callable[..., Any] = getattr(
+        importlib.import_module(f"atoll.cli.{function}"), function
+    )
+    return command
+
+
+def is_users_mistake(error: ValueError) -> bool:
+    """Whether the error is of a class of ours, so its message was written for the user."""
+    return type(error).__module__.partition(".")[0] == "atoll"
+
+
+def _not_loaded() -> None:
+    raise AssertionError("a command runs only when it is named, and then it is loaded")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"atoll {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options of `atoll` itself."""

@@ -1,0 +1,284 @@
+"""What a learner does with its fragments: orders for the next boundary, receipts, transfers.
+
+At most two cuts and ceil(tau * P / H) installs are ordered for one boundary, and one order per
+fragment. Which receipt rule applies follows from whether a cut of this learner was merged.
+"""
+
+from __future__ import annotations
+
+import math
+
+from atoll.core import effects as fx
+from atoll.core import events as ev
+from atoll.core import messages as msg
+from atoll.core.grace import smooth
+from atoll.core.ids import COORDINATOR, Cut, CutId
+from atoll.core.learner_desk import LearnerDesk
+from atoll.core.learner_state import (
+    JOINING,
+    LEAVING,
+    NEVER,
+    OVER,
+    TRAINING,
+    Holding,
+    Order,
+    Transfer,
+)
+from atoll.core.reasons import Reason
+
+CUTS_AT_A_BOUNDARY = 2
+UPLOADS_QUEUED = 2
+LONGEST_RETRY_S = 60.0
+
+
+class Boundaries(LearnerDesk):
+    """Orders cuts and installs, and settles their tokens in the ledger."""
+
+    def _boundary(self, event: ev.Boundary) -> None:
+        state = self.state
+        good = math.isfinite(event.pace_s) and event.pace_s >= 0
+        if not good or event.step < state.step or event.tokens < state.position:
+            self._refuse("malformed", f"a boundary that goes back, to step {event.step}")
+            return
+        stepped = event.step > state.step
+        state.step, state.position, state.pace_s = event.step, event.tokens, event.pace_s
+        if stepped:
+            state.stepped_s = self._now
+        for fragment in event.installs:
+            self._installed(fragment)
+        for fragment in event.cuts:
+            self._cut(fragment)
+        if stepped:
+            self._report_to((COORDINATOR, *self._shards()))
+            self._say_taken()
+        self._check_joined()
+
+    def _cut(self, fragment: int) -> None:
+        holding = self._holding(fragment)
+        order = holding.order if holding else None
+        if holding is None or order is None or order.kind != "cut":
+            self._refuse("unasked", f"no cut of fragment {fragment} was ordered")
+            return
+        holding.order = None
+        at = (self.state.steps, self.state.tokens)
+        if at[1] <= holding.ledger.origin or at[0] <= holding.ledger.origin_step:
+            empty = Reason("empty", "nothing was trained since the last one")
+            self._out.append(fx.Forget(order.cut, fragment, empty))
+            return
+        cut = holding.ledger.cut(order.cut, fragment, holding.base, order.call, at)
+        self.state.transfers.append(Transfer(fragment, cut.id.number))
+        announce = msg.Announce(cut)
+        self._send((self._shard(fragment),), announce, Reason("cut", f"{cut.tokens} tokens"))
+
+    def _installed(self, fragment: int) -> None:
+        holding = self._holding(fragment)
+        order = holding.order if holding else None
+        if holding is None or order is None or order.kind != "install":
+            self._refuse("unasked", f"no install of fragment {fragment} was ordered")
+            return
+        holding.order, holding.base = None, order.version
+        holding.fetched = max(holding.fetched, order.version)
+        if order.merged > 0:
+            _, settled = holding.ledger.merge(order.merged)
+            for cut in settled:
+                self._forget(cut, "merged" if cut.id.number == order.merged else "replaced")
+        if order.rule == "set":
+            holding.ledger.give_up(self.state.steps, self.state.tokens, order.code)
+
+    def _check_joined(self) -> None:
+        state = self.state
+        if state.phase == JOINING and all(holding.base >= 0 for holding in state.holdings):
+            state.phase = TRAINING
+            self._out.append(fx.Joined(Reason("joined", f"life {state.incarnation} begins")))
+
+    # ------------------------------------------------------------ what the next boundary is to do
+
+    def _plan(self) -> None:
+        """Leave orders for the next boundary and start transfers, within the limits."""
+        state = self.state
+        if state.phase == OVER or not state.incarnation:
+            return
+        self._plan_fetches()
+        self._plan_installs()
+        self._plan_cuts()
+        self._plan_uploads()
+        if state.phase == LEAVING:
+            self._leave_when_done()
+
+    def _plan_fetches(self) -> None:
+        if not self.state.begun or self.state.phase == LEAVING:
+            return
+        for h in self.state.holdings:
+            if h.latest <= max(h.base, h.fetched) or h.fetching >= 0 or h.fetch_again_s < NEVER:
+                continue
+            if not self.state.links.get(self._shard(h.number)):
+                continue
+            h.fetching = h.latest
+            reason = Reason("behind", f"holds {h.base}, published is {h.latest}")
+            self._out.append(fx.Fetch(h.number, h.latest, h.digest, h.full, reason))
+
+    def _plan_installs(self) -> None:
+        ordered = self._num_ordered("install")
+        limit = self._install_limit()
+        for holding in self.state.holdings:
+            if ordered >= limit:
+                return
+            known = holding.base < holding.fetched <= holding.latest
+            if known and holding.order is None:
+                ordered += 1
+                self._order_install(holding)
+
+    def _install_limit(self) -> int:
+        if self.state.phase == JOINING:
+            return self.settings.P
+        return math.ceil(self.state.tau * self.settings.P / self.settings.H)
+
+    def _order_install(self, holding: Holding) -> None:
+        """Which receipt rule applies follows from whether a cut of this learner was merged."""
+        merged = None
+        if holding.base < holding.mark_version <= holding.fetched:
+            merged = holding.ledger.find(holding.mark_cut)
+        order = Order("install", version=holding.fetched, rule="keep")
+        if merged is not None:
+            order.merged = merged.id.number
+            self._receive_merged(holding, order, merged)
+        else:
+            self._receive_unmerged(holding, order)
+        if holding.base < 0:
+            order.rule, order.code = "set", "joined"
+        holding.order = order
+        reason = Reason(order.code, f"version {order.version} of fragment {holding.number}")
+        self._out.append(
+            fx.InstallOrder(holding.number, order.version, order.rule, order.accepted, reason)
+        )
+
+    def _receive_merged(self, holding: Holding, order: Order, merged: Cut) -> None:
+        order.code = "merged"
+        if self.settings.receipt == "overwrite":
+            order.rule, order.code = "set", "overwritten"
+        elif holding.ledger.holds(merged):
+            order.accepted = merged.id.number
+            if self.settings.receipt == "alpha":
+                order.rule = "alpha"
+
+    def _receive_unmerged(self, holding: Holding, order: Order) -> None:
+        order.code = "carried"
+        steps = self.state.steps - holding.ledger.origin_step
+        if self.settings.unmerged == "drop":
+            order.rule, order.code = "set", "unmerged"
+        elif steps > self.settings.age_limit_steps:
+            order.rule, order.code = "set", "too_old"
+
+    def _plan_cuts(self) -> None:
+        """Answer calls, the longest waiting first; leave at most two uploads queued."""
+        if self.state.phase not in (TRAINING, LEAVING):
+            return
+        ordered = self._num_ordered("cut")
+        waiting = [h for h in self.state.holdings if h.call != 0 and self._may_cut(h)]
+        for holding in sorted(waiting, key=lambda h: (h.called_s, h.number)):
+            if ordered >= CUTS_AT_A_BOUNDARY:
+                return
+            if ordered + len(self.state.transfers) >= UPLOADS_QUEUED:
+                return
+            ordered += 1
+            self._order_cut(holding)
+
+    def _may_cut(self, h: Holding) -> bool:
+        if h.order is not None or h.base < 0 or h.latest - h.base > self.settings.max_staleness:
+            return False
+        newer_holds_mine = h.mark_version > h.base and h.ledger.find(h.mark_cut) is not None
+        return not newer_holds_mine
+
+    def _order_cut(self, holding: Holding) -> None:
+        id = CutId(self.state.name, self.state.incarnation, self.state.next_cut)
+        self.state.next_cut += 1
+        holding.order = Order("cut", cut=id, call=max(0, holding.call))
+        reason = Reason("called" if holding.call > 0 else "leaving", f"round {holding.call}")
+        holding.call = 0
+        self._out.append(fx.CutOrder(holding.number, id, reason))
+
+    def _num_ordered(self, kind: str) -> int:
+        orders = [h.order for h in self.state.holdings]
+        return len([1 for order in orders if order is not None and order.kind == kind])
+
+    def _leave_when_done(self) -> None:
+        state = self.state
+        busy = state.transfers or self._num_ordered("cut")
+        if not busy and not any(h.call != 0 and self._may_cut(h) for h in state.holdings):
+            self._go(state.leave_why)
+
+    # ------------------------------------------------------------ transfers
+
+    def _plan_uploads(self) -> None:
+        for transfer in self.state.transfers:
+            if transfer.under_way or transfer.again_s < NEVER:
+                continue
+            if self.state.links.get(self._shard(transfer.fragment)):
+                cut = self.state.holdings[transfer.fragment].ledger.find(transfer.number)
+                assert cut is not None, "a transfer ends with its cut"
+                transfer.under_way = True
+                self._out.append(fx.Upload(cut, Reason("cut", f"{cut.id}")))
+
+    def _uploaded(self, event: ev.Uploaded) -> None:
+        self._end_transfer(event.cut.number)
+
+    def _upload_failed(self, event: ev.UploadFailed) -> None:
+        transfer = self._transfer(event.cut.number)
+        if transfer is None:
+            return
+        if event.final:
+            self._drop_cut(transfer.fragment, event.cut.number, Reason("refused", event.why))
+            return
+        transfer.under_way = False
+        transfer.pause_s = min(LONGEST_RETRY_S, transfer.pause_s * 2 or self.settings.retry_s)
+        transfer.again_s = self._now + transfer.pause_s
+
+    def _fetched(self, event: ev.Fetched) -> None:
+        holding = self._holding(event.fragment)
+        if holding is None or holding.fetching < 0:
+            self._refuse("unasked", f"fragment {event.fragment} was not asked for")
+            return
+        self.state.fetch_s = smooth(self.state.fetch_s, self._now - holding.heard_s)
+        holding.fetching, holding.full = -1, False
+        holding.fetched = max(holding.fetched, event.version)
+
+    def _fetch_failed(self, event: ev.FetchFailed) -> None:
+        holding = self._holding(event.fragment)
+        if holding is None or holding.fetching < 0:
+            return
+        holding.fetching, holding.full = -1, event.full
+        holding.fetch_again_s = self._now + self.settings.retry_s
+        self._note("fetch_failed", f"fragment {event.fragment}: {event.why}")
+
+    def _drop_cut(self, fragment: int, number: int, reason: Reason) -> None:
+        holding = self.state.holdings[fragment]
+        order = holding.order
+        if order is not None and order.accepted == number:
+            return
+        cut = holding.ledger.drop(number, reason.code)
+        if cut is None:
+            return
+        self._end_transfer(number)
+        self._out.append(fx.Forget(cut.id, fragment, reason))
+        self._note(reason.code, f"{cut.id} was not merged: {reason.sentence}")
+
+    def _say_taken(self) -> None:
+        """Data counts as consumed by the step that acknowledged it."""
+        state = self.state
+        for each in state.taken:
+            at = msg.DataPosition(
+                each.learner,
+                each.incarnation,
+                state.tokens,
+                each.lease,
+                each.position,
+                each.finished,
+            )
+            others = [each for each in state.positions if each.lease != at.lease]
+            state.positions = [*others[-7:], at]
+            self._send((COORDINATOR,), at, Reason("data", ""))
+        state.taken = []
+
+    def _say_positions(self) -> None:
+        for position in self.state.positions:
+            self._send((COORDINATOR,), position, Reason("again", ""))

@@ -1,0 +1,355 @@
+"""LearnerCore: when a learner cuts, announces, uploads, fetches, installs and rejoins.
+
+It never makes the training loop wait: it only leaves orders for the next boundary and learns from
+the next `Boundary` which of them were carried out. Every token of its life has one fate in the
+ledger of each fragment.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+from atoll.core import effects as fx
+from atoll.core import events as ev
+from atoll.core import messages as msg
+from atoll.core.boundaries import Boundaries
+from atoll.core.ids import COORDINATOR
+from atoll.core.learner_state import (
+    APART,
+    JOINING,
+    LEAVING,
+    NEVER,
+    OVER,
+    TRAINING,
+    Holding,
+    LearnerState,
+    Transfer,
+)
+from atoll.core.reasons import Reason
+from atoll.core.settings import ProtocolSettings
+
+LEASES_REMEMBERED = 64
+
+
+class LearnerCore(Boundaries):
+    """Decides for one learner. `handle` takes every event, in order."""
+
+    def __init__(self, settings: ProtocolSettings, name: str, layout: str):
+        super().__init__(settings, name, layout)
+        self._handlers = self._of_the_driver() | self._of_the_syncer()
+
+    def _of_the_driver(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            ev.Tick: self._tick,
+            ev.JoinAsked: self._join_asked,
+            ev.LinkUp: self._link_up,
+            ev.LinkDown: self._link_down,
+            ev.Boundary: self._boundary,
+            ev.BusySince: self._busy_since,
+            ev.BusyOver: self._busy_over,
+            ev.Uploaded: self._uploaded,
+            ev.UploadFailed: self._upload_failed,
+            ev.Fetched: self._fetched,
+            ev.FetchFailed: self._fetch_failed,
+            ev.InitialUploaded: self._initial_uploaded,
+            ev.LeaveAsked: self._leave_asked,
+            ev.DataTaken: self._data_taken,
+            ev.DataLow: self._data_low,
+        }
+
+    def _of_the_syncer(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            msg.Welcome: self._welcome,
+            msg.Rejected: self._rejected,
+            msg.Initialise: self._initialise,
+            msg.Begin: self._begin,
+            msg.Granted: self._granted,
+            msg.Progress: self._progress,
+            msg.Finishing: self._finishing,
+            msg.Ended: self._ended,
+            msg.Replaced: self._replaced,
+            msg.Call: self._called,
+            msg.Published: self._published,
+            msg.Dropped: self._dropped,
+            msg.Wanted: self._wanted,
+        }
+
+    # ------------------------------------------------------------ the driver's side
+
+    def handle(self, now_s: float, event: object) -> list[fx.Effect]:
+        """Take one event into account and say what is to be done."""
+        assert math.isfinite(now_s), "the driver's clock must be finite"
+        self.state.now_s = max(self.state.now_s, now_s)
+        self._out = []
+        handler = self._handlers.get(type(event))
+        if handler is None:
+            self._refuse("unknown_event", f"a learner has no use for {type(event).__name__}")
+        elif self.state.phase == OVER:
+            self._refuse("over", "this learner takes no further part")
+        elif self._epoch_is_right(event):
+            handler(event)
+            self._plan()
+        return self._out
+
+    def next_deadline_s(self) -> float:
+        """When to send a `Tick`; infinity for not at all."""
+        state = self.state
+        if state.phase in (APART, OVER):
+            return NEVER
+        due_s = min(state.beat_at_s, state.hello_at_s, state.leave_at_s)
+        for transfer in state.transfers:
+            due_s = min(due_s, transfer.again_s)
+        for holding in state.holdings:
+            due_s = min(due_s, holding.fetch_again_s)
+        return due_s
+
+    def snapshot(self) -> LearnerState:
+        """An independent copy of all that this core is."""
+        return copy.deepcopy(self.state)
+
+    @classmethod
+    def restore(cls, settings: ProtocolSettings, layout: str, state: LearnerState) -> LearnerCore:
+        """A core that goes on exactly where the snapshot was taken."""
+        core = cls(settings, state.name, layout)
+        core.state = copy.deepcopy(state)
+        return core
+
+    # ------------------------------------------------------------ joining
+
+    def _join_asked(self, event: ev.JoinAsked) -> None:
+        if self.state.phase != APART:
+            self._refuse("unasked", "joining is under way already")
+            return
+        self.state.process, self.state.phase = event.process, JOINING
+        self.state.beat_at_s = self._now + self.settings.beat_s
+        self._connect(COORDINATOR)
+
+    def _link_up(self, event: ev.LinkUp) -> None:
+        if self.state.phase == APART or self.state.links.get(event.party):
+            return
+        self.state.links[event.party] = True
+        if event.party == COORDINATOR:
+            self._hello()
+        else:
+            self._beat_to((event.party,))
+            self._report_to((event.party,))
+
+    def _link_down(self, event: ev.LinkDown) -> None:
+        if self.state.links.get(event.party):
+            self.state.links[event.party] = False
+            self._note("link_down", f"no connection to {event.party}: {event.why}")
+        self._connect(event.party)
+
+    def _hello(self) -> None:
+        state = self.state
+        self.state.hello_at_s = self._now + self.settings.beat_s
+        hello = msg.Hello(state.name, state.process, self.layout, state.incarnation)
+        self._send((COORDINATOR,), hello, Reason("hello", ""))
+
+    def _welcome(self, event: msg.Welcome) -> None:
+        state = self.state
+        state.hello_at_s = NEVER
+        if event.incarnation < state.incarnation or event.learner != state.name:
+            self._refuse("stale_incarnation", f"a welcome for life {event.incarnation}")
+            return
+        state.num_shards = event.num_shards
+        if event.incarnation != state.incarnation:
+            self._new_life(event.incarnation)
+        if event.ready:
+            self._begin(msg.Begin(event.epoch))
+        for party in self._shards():
+            if not state.links.get(party):
+                self._connect(party)
+        self._beat_to((COORDINATOR,))
+        self._say_positions()
+
+    def _new_life(self, incarnation: int) -> None:
+        """Whatever an earlier life had in hand is void; every fragment is taken from the syncer."""
+        state = self.state
+        if state.incarnation:
+            self._note("new_life", f"the session was over; life {incarnation} begins")
+        for holding in state.holdings:
+            for cut in holding.ledger.end(state.tokens, "died"):
+                self._forget(cut, "died")
+            self._withdraw(holding, "died")
+            state.holdings[holding.number] = Holding(holding.number)
+        state.incarnation = incarnation
+        state.transfers, state.leases, state.taken, state.positions = [], [], [], []
+        state.life_step, state.life_position = state.step, state.position
+        state.trained = state.counted = 0
+
+    def _rejected(self, event: msg.Rejected) -> None:
+        if event.final:
+            self._over(True, Reason(event.code, event.sentence))
+        else:
+            self._note(event.code, event.sentence)
+            self.state.hello_at_s = self._now + self.settings.beat_s
+
+    def _initialise(self, event: msg.Initialise) -> None:
+        if not self.state.initialising and not self.state.begun:
+            self.state.initialising = True
+            reason = Reason("initialise", f"version 0 is due within {event.deadline_s:.0f} s")
+            self._out.append(fx.UploadInitial(reason))
+
+    def _initial_uploaded(self, _: ev.InitialUploaded) -> None:
+        self.state.initialising = False
+        offered = msg.InitialOffered(self.state.name, self.state.incarnation)
+        self._send((COORDINATOR,), offered, Reason("initialise", "version 0 was sent"))
+
+    def _begin(self, _: msg.Begin) -> None:
+        self.state.begun = True
+
+    # ------------------------------------------------------------ what shards say
+
+    def _called(self, event: msg.Call) -> None:
+        holding = self._holding(event.fragment)
+        if holding is None or event.tau < 1:
+            self._refuse("malformed", f"a call of fragment {event.fragment}")
+            return
+        if event.number <= holding.last_call or self.state.phase != TRAINING:
+            return
+        holding.call = holding.last_call = event.number
+        holding.called_s = self._now
+        self.state.tau = event.tau
+
+    def _published(self, event: msg.Published) -> None:
+        holding = self._holding(event.fragment)
+        if holding is None or event.version < 0:
+            self._refuse("malformed", f"a version of fragment {event.fragment}")
+            return
+        if event.version <= holding.latest:
+            return
+        holding.latest, holding.digest, holding.heard_s = event.version, event.digest, self._now
+        for mark in event.merged_by:
+            mine = mark.learner == self.state.name and mark.incarnation == self.state.incarnation
+            if mine and mark.version > holding.mark_version:
+                holding.mark_cut, holding.mark_version = mark.cut, mark.version
+
+    def _dropped(self, event: msg.Dropped) -> None:
+        holding = self._holding(event.fragment)
+        mine = event.cut.learner == self.state.name
+        if holding is None or not mine or event.cut.incarnation != self.state.incarnation:
+            self._refuse("foreign", f"the fate of {event.cut}")
+            return
+        if holding.order is not None and holding.order.merged == event.cut.number:
+            return
+        if holding.mark_version > holding.base and holding.mark_cut >= event.cut.number:
+            return
+        self._drop_cut(event.fragment, event.cut.number, Reason(event.code, event.sentence))
+
+    def _wanted(self, event: msg.Wanted) -> None:
+        holding = self._holding(event.fragment)
+        if holding is None or event.cut.incarnation != self.state.incarnation:
+            return
+        if holding.ledger.find(event.cut.number) and self._transfer(event.cut.number) is None:
+            self.state.transfers.append(Transfer(event.fragment, event.cut.number))
+
+    # ------------------------------------------------------------ what the coordinator says
+
+    def _granted(self, event: msg.Granted) -> None:
+        if event.lease in self.state.leases:
+            return
+        self.state.leases = [*self.state.leases, event.lease][-LEASES_REMEMBERED:]
+        reason = Reason("granted", f"lease {event.lease}")
+        self._out.append(fx.UseLease(event, reason))
+
+    def _progress(self, event: msg.Progress) -> None:
+        if event.budget <= 0 or event.trained < event.yours:
+            self._refuse("malformed", f"a budget of {event.budget} tokens")
+            return
+        if event.trained >= self.state.trained:
+            self.state.trained, self.state.counted = event.trained, event.yours
+            self.state.budget = event.budget
+
+    def progress(self) -> float:
+        """Share of the run's budget that is trained: monotone, at most 1."""
+        state = self.state
+        if state.budget > 0:
+            tokens = state.trained + max(0, state.tokens - state.counted)
+            state.progress = max(state.progress, min(1.0, tokens / state.budget))
+        return state.progress
+
+    def _finishing(self, _: msg.Finishing) -> None:
+        if not self.state.finishing:
+            self.state.finishing = True
+            self._note("finishing", "the budget is reached; one last round of every fragment")
+
+    def _ended(self, event: msg.Ended) -> None:
+        self._over(False, Reason("ended", f"the run is over: {event.why}"))
+
+    def _replaced(self, event: msg.Replaced) -> None:
+        if event.incarnation > self.state.incarnation:
+            self._over(True, Reason("replaced", "a newer process joined under this name"))
+
+    # ------------------------------------------------------------ data
+
+    def _data_low(self, event: ev.DataLow) -> None:
+        self.state.data_ahead = event.ahead
+        self._want_data()
+
+    def _want_data(self) -> None:
+        if self.state.data_ahead and self.state.incarnation and self.state.begun:
+            want = msg.WantData(self.state.name, self.state.incarnation, self.state.data_ahead)
+            self._send((COORDINATOR,), want, Reason("data_low", ""))
+
+    def _data_taken(self, event: ev.DataTaken) -> None:
+        self.state.taken.append(
+            msg.DataPosition(
+                self.state.name,
+                self.state.incarnation,
+                0,
+                event.lease,
+                event.position,
+                event.finished,
+            )
+        )
+
+    # ------------------------------------------------------------ time
+
+    def _tick(self, _: ev.Tick) -> None:
+        state = self.state
+        for holding in state.holdings:
+            if holding.fetch_again_s <= self._now:
+                holding.fetch_again_s = NEVER
+        for transfer in state.transfers:
+            if transfer.again_s <= self._now:
+                transfer.again_s = NEVER
+        if state.hello_at_s <= self._now:
+            state.hello_at_s = NEVER
+            if state.links.get(COORDINATOR):
+                self._hello()
+        if state.beat_at_s <= self._now:
+            state.beat_at_s = self._now + self.settings.beat_s
+            if state.incarnation:
+                self._beat_to((COORDINATOR, *self._shards()))
+                self._want_data()
+                self._say_positions()
+        if state.leave_at_s <= self._now:
+            self._go(f"{state.leave_why}; the time to hand in is over")
+
+    def _busy_since(self, event: ev.BusySince) -> None:
+        self.state.busy = event.what or "busy"
+        self._beat_to((COORDINATOR, *self._shards()))
+
+    def _busy_over(self, _: ev.BusyOver) -> None:
+        self.state.busy = ""
+        self.state.stepped_s = self._now
+
+    # ------------------------------------------------------------ leaving
+
+    def _leave_asked(self, event: ev.LeaveAsked) -> None:
+        state = self.state
+        if state.phase != TRAINING:
+            self._go(event.why)
+            return
+        state.phase, state.leave_why = LEAVING, event.why
+        state.leave_at_s = self._now + max(0.0, event.limit_s)
+        for holding in state.holdings:
+            if holding.order is not None and holding.order.kind == "install":
+                continue
+            if holding.ledger.open(state.tokens) > 0:
+                holding.call = -1
+                holding.called_s = self._now

@@ -1,0 +1,115 @@
+"""What a learner knows: plain values only, so that it can be kept and restored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from atoll.core.ids import CutId
+from atoll.core.ledger import FragmentLedger
+from atoll.core.messages import DataPosition
+
+NEVER = float("inf")
+
+APART = "apart"
+JOINING = "joining"
+TRAINING = "training"
+LEAVING = "leaving"
+OVER = "over"
+
+
+@dataclass(slots=True)
+class Order:
+    """What the training thread is asked to do with a fragment at its next boundary."""
+
+    kind: str
+    cut: CutId = field(default_factory=lambda: CutId("", 0, 0))
+    call: int = 0
+    version: int = -1
+    rule: str = ""
+    accepted: int = -1
+    merged: int = -1
+    code: str = ""
+
+
+@dataclass(slots=True)
+class Holding:
+    """One fragment as the learner holds it, and what is under way with it."""
+
+    number: int
+    base: int = -1
+    latest: int = -1
+    digest: str = ""
+    heard_s: float = 0.0
+    mark_cut: int = 0
+    mark_version: int = -1
+    fetching: int = -1
+    fetched: int = -1
+    full: bool = False
+    fetch_again_s: float = NEVER
+    call: int = 0
+    called_s: float = 0.0
+    last_call: int = 0
+    order: Order | None = None
+    ledger: FragmentLedger = field(default_factory=FragmentLedger)
+
+
+@dataclass(slots=True)
+class Transfer:
+    """An upload: waiting its turn, under way, or to be tried again."""
+
+    fragment: int
+    number: int
+    under_way: bool = False
+    again_s: float = NEVER
+    pause_s: float = 0.0
+
+
+@dataclass(slots=True)
+class LearnerState:
+    """All that a learner core is. Positions count from the beginning of this life."""
+
+    name: str
+    process: str = ""
+    phase: str = APART
+    incarnation: int = 0
+    num_shards: int = 0
+    begun: bool = False
+    initialising: bool = False
+    finishing: bool = False
+    holdings: list[Holding] = field(default_factory=list)
+    epochs: dict[str, int] = field(default_factory=dict)
+    links: dict[str, bool] = field(default_factory=dict)
+    transfers: list[Transfer] = field(default_factory=list)
+    next_cut: int = 1
+    tau: int = 1
+    step: int = 0
+    position: int = 0
+    life_step: int = 0
+    life_position: int = 0
+    pace_s: float = 0.0
+    stepped_s: float = 0.0
+    fetch_s: float = 0.0
+    busy: str = ""
+    beat_at_s: float = NEVER
+    hello_at_s: float = NEVER
+    leave_at_s: float = NEVER
+    leave_why: str = ""
+    trained: int = 0
+    counted: int = 0
+    budget: int = 0
+    progress: float = 0.0
+    data_ahead: int = 0
+    leases: list[int] = field(default_factory=list)
+    taken: list[DataPosition] = field(default_factory=list)
+    positions: list[DataPosition] = field(default_factory=list)
+    now_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained in this life."""
+        return self.position - self.life_position
+
+    @property
+    def steps(self) -> int:
+        """Steps done in this life."""
+        return self.step - self.life_step

@@ -1,0 +1,254 @@
+"""The rounds of a shard: call, collect, close, merge, publish.
+
+A fragment has at most one round or one merge at a time. Only what the driver reports as durable
+is published; a merge that fails is asked for again, without the contributions that spoiled it.
+"""
+
+from __future__ import annotations
+
+from atoll.core import effects as fx
+from atoll.core import events as ev
+from atoll.core import messages as msg
+from atoll.core.grace import grace_s, longest_grace_s, smooth
+from atoll.core.ids import COORDINATOR, Cut, Mark
+from atoll.core.membership import LIVE
+from atoll.core.quorum import ABANDON, THIN, WAIT, Round
+from atoll.core.reasons import Reason
+from atoll.core.shard_desk import NEVER, ShardDesk
+from atoll.core.shard_state import Fragment
+from atoll.core.weights import part_of
+
+PATIENCE_ROUNDS = 3
+LONGEST_RETRY_S = 60.0
+
+
+class Rounds(ShardDesk):
+    """Opens, judges and closes rounds, and keeps what was merged."""
+
+    def _call_due(self) -> None:
+        if self.state.finish_limit_s > 0:
+            return
+        blocked = [not f.at_rest or f.version < 0 for f in self.state.fragments]
+        index = self.state.schedule.pick(self._quorum(), blocked)
+        if index >= 0:
+            self._call(index, last=False)
+
+    def _call(self, index: int, last: bool) -> None:
+        fragment, live = self.state.fragments[index], self.state.roster.names(LIVE)
+        fragment.round_number += 1
+        fragment.called_s = self._now
+        tau, step_s = self._tau(), self._step_s()
+        spent_s = self.state.quorum_wait_s + self._sync_s()
+        limit_s = self.state.finish_limit_s if last else self._round_limit_s(live)
+        fragment.round = Round(
+            fragment.round_number,
+            self._now,
+            self._now + limit_s,
+            grace_s(self.settings, tau, step_s, spent_s),
+            longest_grace_s(self.settings, tau, step_s),
+            last,
+        )
+        for name in live:
+            self._expect(fragment.round, index, name)
+        fragment.round.recount(dict.fromkeys(live, True))
+        self.state.schedule.called(index, self.settings)
+        self._send_call(live, fragment, Reason("due", f"after H = {self.settings.H} steps"))
+
+    def _expect(self, round: Round, index: int, name: str) -> None:
+        seat, member = self.state.seats[name], self.state.roster.members[name]
+        round.expected[name] = max(1, member.tokens - seat.called_tokens[index])
+        seat.called_tokens[index] = member.tokens
+        if seat.missed[index] >= PATIENCE_ROUNDS and seat.upload_s > 0:
+            seat.missed[index] = 0
+            round.patience[name] = self._now + self._step_s() + 1.5 * seat.upload_s
+            round.deadline_s = max(round.deadline_s, round.patience[name])
+
+    def _consider(self, index: int) -> None:
+        fragment = self.state.fragments[index]
+        if fragment.round is None:
+            return
+        waited_s = fragment.round.quorum_s
+        verdict = self._judge(fragment.round)
+        if waited_s == NEVER and fragment.round.quorum_s < NEVER:
+            self.state.quorum_wait_s = smooth(
+                self.state.quorum_wait_s, self._now - fragment.round.called_s
+            )
+        if verdict.kind == ABANDON:
+            self._abandon(fragment, verdict.reason)
+        elif verdict.kind != WAIT:
+            self._close(index, verdict.kind == THIN, verdict.reason)
+
+    def _close(self, index: int, thin: bool, reason: Reason) -> None:
+        fragment = self.state.fragments[index]
+        assert fragment.round is not None and fragment.merge is None
+        self._count_missed(index, fragment.round)
+        cuts = dict(fragment.round.arrived)
+        for name, cut in sorted(fragment.fallback.items()):
+            why = self._refusal(cut, fragment)
+            if why.code:
+                self._drop(cut, why)
+            elif name not in cuts:
+                cuts[name] = cut
+            else:
+                self._drop(cut, Reason("replaced", f"the newer cut {cuts[name].id} is in"))
+        fragment.fallback.clear()
+        fragment.last_called = fragment.round.last
+        fragment.round = None
+        fragment.closed_s = self._now
+        self._ask_merge(fragment, [cuts[name] for name in sorted(cuts)], thin, reason)
+
+    def _ask_merge(self, fragment: Fragment, cuts: list[Cut], thin: bool, reason: Reason) -> None:
+        assert cuts, "a merge of nothing"
+        version = fragment.version + 1
+        tokens = fragment.merged_tokens
+        for cut in cuts:
+            tokens += cut.tokens
+        fragment.merge = fx.Merge(
+            fragment.number,
+            version,
+            fragment.round_number,
+            tuple(part_of(cut, fragment.version, self.settings) for cut in cuts),
+            tuple(Mark(c.id.learner, c.id.incarnation, c.id.number, version) for c in cuts),
+            tuple((c.id.learner, c.id.incarnation, c.end_token) for c in cuts),
+            tokens,
+            thin,
+            reason,
+        )
+        self._out.append(fragment.merge)
+
+    def _count_missed(self, index: int, round: Round) -> None:
+        tally = self.state.tally
+        for name in round.expected:
+            if name in round.arrived:
+                self.state.seats[name].missed[index] = 0
+                tally.learners_live += 1
+            elif name in self.state.roster.members:
+                self.state.seats[name].missed[index] += 1
+                tally.learners_live += int(self.state.roster.members[name].state == LIVE)
+
+    def _abandon(self, fragment: Fragment, reason: Reason) -> None:
+        assert fragment.round is not None
+        for name, cut in sorted(fragment.round.arrived.items()):
+            fragment.fallback[name] = cut
+        last, fragment.round = fragment.round.last, None
+        self.state.tally.abandoned += 1
+        self._out.append(fx.Note(reason))
+        if last:
+            self._finalize(fragment)
+
+    # ------------------------------------------------------------ merges
+
+    def _merged(self, event: ev.Merged) -> None:
+        fragment = self._fragment(event.fragment)
+        merge = fragment.merge if fragment else None
+        if fragment is None or merge is None or merge.version != event.version:
+            self._refuse("driver", "unasked", f"no merge of {event.fragment} was asked for")
+            return
+        self.state.merge_s = smooth(self.state.merge_s, self._now - fragment.closed_s)
+        fragment.merge, fragment.retry_pause_s, fragment.retry_at_s = None, 0.0, NEVER
+        self._apply(fragment, event.version, event.digest, merge.marks, merge.through)
+        fragment.merged_tokens = merge.merged_tokens
+        self._tally_merge(merge)
+        for name, cut in sorted(fragment.fallback.items()):
+            why = self._refusal(cut, fragment)
+            if why.code:
+                del fragment.fallback[name]
+                self._drop(cut, why)
+        fragment.published_s = self._now
+        self._publish_to(self._connected_names(), fragment, "merged")
+        self._send((COORDINATOR,), self._settled(fragment), Reason("merged", ""))
+        if fragment.last_called:
+            self._finalize(fragment)
+        elif self.state.finish_limit_s > 0:
+            self._call_last(self._index(fragment.number))
+        else:
+            self._call_due()
+
+    def _merge_failed(self, event: ev.MergeFailed) -> None:
+        fragment = self._fragment(event.fragment)
+        merge = fragment.merge if fragment else None
+        if fragment is None or merge is None or merge.version != event.version:
+            self._refuse("driver", "unasked", f"no merge of {event.fragment} was asked for")
+            return
+        bad = [part.cut for part in merge.parts if part.cut.id in event.bad]
+        if not bad:
+            pause_s = min(LONGEST_RETRY_S, fragment.retry_pause_s * 2 or self.settings.retry_s)
+            fragment.retry_pause_s, fragment.retry_at_s = pause_s, self._now + pause_s
+            text = (
+                f"fragment {fragment.number} is not merged ({event.detail}); again in {pause_s} s"
+            )
+            self._out.append(fx.Note(Reason(event.code, text)))
+            return
+        for cut in bad:
+            self._count_refused(event.code)
+            self._drop(cut, Reason(event.code, f"{cut.id} spoiled a merge: {event.detail}"))
+        good = [part.cut for part in merge.parts if part.cut not in bad]
+        fragment.merge = None
+        if len(good) >= self._quorum():
+            self._ask_merge(fragment, good, merge.thin, merge.reason)
+            return
+        for cut in good:
+            fragment.fallback.setdefault(cut.id.learner, cut)
+        self.state.tally.abandoned += 1
+        if fragment.last_called:
+            self._finalize(fragment)
+        elif self.state.finish_limit_s > 0:
+            self._call_last(self._index(fragment.number))
+
+    def _apply(
+        self,
+        fragment: Fragment,
+        version: int,
+        digest: str,
+        marks: tuple[Mark, ...],
+        through: tuple[tuple[str, int, int], ...],
+    ) -> None:
+        assert version == fragment.version + 1, "versions rise by one"
+        fragment.version, fragment.digest = version, digest
+        index = self._index(fragment.number)
+        for mark in marks:
+            fragment.marks[mark.learner] = mark
+        for name, incarnation, end_token in through:
+            seat = self.state.seats.get(name)
+            if seat is not None and seat.incarnation == incarnation:
+                assert end_token > seat.through[index], "work is counted once"
+                seat.through[index] = end_token
+
+    def _tally_merge(self, merge: fx.Merge) -> None:
+        tally = self.state.tally
+        tally.merges += 1
+        tally.thin += int(merge.thin)
+        tally.solo += int(len(merge.parts) == 1)
+        tally.learners_merged += len(merge.parts)
+        for part in merge.parts:
+            tally.steps_merged += part.cut.steps
+
+    def _initial_stored(self, event: ev.InitialStored) -> None:
+        fragment = self._fragment(event.fragment)
+        if fragment is None or fragment.version >= 0:
+            self._refuse("driver", "unasked", f"fragment {event.fragment} has its first version")
+            return
+        fragment.version, fragment.digest, fragment.published_s = 0, event.digest, self._now
+        ready = msg.FragmentReady(fragment.number)
+        self._send((COORDINATOR,), ready, Reason("ready", "version 0 is durable"))
+        self._publish_to(self._connected_names(), fragment, "initial")
+
+    # ------------------------------------------------------------ last rounds
+
+    def _call_last(self, index: int) -> None:
+        fragment = self.state.fragments[index]
+        if not self.state.roster.names(LIVE):
+            self._finalize(fragment)
+            return
+        self._call(index, last=True)
+
+    def _finalize(self, fragment: Fragment) -> None:
+        for _, cut in sorted(fragment.fallback.items()):
+            self._drop(cut, Reason("closed", "the fragment has had its last round"))
+        fragment.fallback.clear()
+        fragment.final = True
+        self._send_final(fragment)
+
+    def _send_final(self, fragment: Fragment) -> None:
+        final = msg.FragmentFinal(fragment.number, fragment.version)
+        self._send((COORDINATOR,), final, Reason("final", "the last round is over"))

@@ -1,0 +1,134 @@
+"""Which fragment is due: by the pacing learner's steps, never by a clock.
+
+For each fragment the pacing learner is the K-th fastest by steps since the fragment was last
+called. When it has done H of them the fragment is due, so no fragment merges more often than every
+H steps on any network (the launch floor). First calls are staggered over one H, and calls keep a
+distance, so that after an outage the most overdue fragment comes first and the rest follow.
+
+Reports cost O(1): each learner carries the least step at which anything changes by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from atoll.core.settings import ProtocolSettings
+
+
+@dataclass(slots=True)
+class Track:
+    """One learner's steps against the calls."""
+
+    step: int
+    counts: bool
+    thresholds: list[int]
+    ready: list[bool]
+    apart_at: int
+    apart: bool = False
+    next_at: int = 0
+
+
+@dataclass(slots=True)
+class Schedule:
+    """Due fragments of one shard, by index into the fragments that it owns."""
+
+    fragments: list[int]
+    num_due: list[int] = field(default_factory=list)
+    last_called: list[int] = field(default_factory=list)
+    num_apart: int = 0
+    num_counted: int = 0
+    num_calls: int = 0
+    tracks: dict[str, Track] = field(default_factory=dict)
+
+    @staticmethod
+    def of(fragments: tuple[int, ...], settings: ProtocolSettings) -> Schedule:
+        """A schedule in which nothing was called yet."""
+        order = [settings.first_offset_steps(each) - 2 * settings.H for each in fragments]
+        return Schedule(list(fragments), [0] * len(fragments), order)
+
+    def add(self, name: str, step: int, settings: ProtocolSettings) -> None:
+        """A learner joins at its own `step`; it counts once it is live."""
+        self.remove(name)
+        thresholds = [
+            step + settings.first_offset_steps(fragment) - settings.look_ahead
+            if called < 0
+            else step + settings.H
+            for fragment, called in zip(self.fragments, self.last_called, strict=True)
+        ]
+        self.tracks[name] = Track(step, False, thresholds, [False] * len(thresholds), step)
+
+    def remove(self, name: str) -> None:
+        """A learner is gone."""
+        if name in self.tracks:
+            self.set_counts(name, False)
+            del self.tracks[name]
+
+    def set_counts(self, name: str, counts: bool) -> None:
+        """Only live learners count towards what is due."""
+        track = self.tracks[name]
+        if track.counts == counts:
+            return
+        if counts:
+            track.counts = True
+            self.num_counted += 1
+            self._refresh(track)
+            return
+        for index, ready in enumerate(track.ready):
+            self.num_due[index] -= int(ready)
+        self.num_apart -= int(track.apart)
+        self.num_counted -= 1
+        track.counts, track.apart = False, False
+        track.ready = [False] * len(track.ready)
+
+    def report(self, name: str, step: int) -> bool:
+        """A learner is at `step`. True when that may have made something due."""
+        track = self.tracks[name]
+        track.step = step
+        if not track.counts or step < track.next_at:
+            return False
+        self._refresh(track)
+        return True
+
+    def pick(self, quorum: int, blocked: list[bool]) -> int:
+        """The most overdue fragment that may be called now, as index; -1 for none."""
+        best = -1
+        if self.num_apart < quorum:
+            return best
+        for index, num_due in enumerate(self.num_due):
+            if num_due < quorum or blocked[index]:
+                continue
+            if best < 0 or self.last_called[index] < self.last_called[best]:
+                best = index
+        return best
+
+    def called(self, index: int, settings: ProtocolSettings) -> None:
+        """A fragment was called from everybody: all count their steps anew."""
+        self.num_calls += 1
+        self.last_called[index] = self.num_calls
+        self.num_due[index] = 0
+        self.num_apart = 0
+        distance = max(1, settings.H // len(self.fragments))
+        for track in self.tracks.values():
+            track.thresholds[index] = track.step + settings.H
+            track.ready[index] = False
+            track.apart_at = track.step + distance
+            track.apart = False
+            if track.counts:
+                self._aim(track)
+
+    def _refresh(self, track: Track) -> None:
+        for index, threshold in enumerate(track.thresholds):
+            if not track.ready[index] and track.step >= threshold:
+                track.ready[index] = True
+                self.num_due[index] += 1
+        if not track.apart and track.step >= track.apart_at:
+            track.apart = True
+            self.num_apart += 1
+        self._aim(track)
+
+    @staticmethod
+    def _aim(track: Track) -> None:
+        waiting = [t for t, ready in zip(track.thresholds, track.ready, strict=True) if not ready]
+        if not track.apart:
+            waiting.append(track.apart_at)
+        track.next_at = min(waiting, default=1 << 62)

@@ -1,0 +1,88 @@
+"""What a shard knows: plain values only, so that it can be kept, sent and restored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from atoll.core.effects import Merge
+from atoll.core.ids import Cut, Mark
+from atoll.core.membership import Roster
+from atoll.core.quorum import Round
+from atoll.core.schedule import Schedule
+
+
+@dataclass(slots=True)
+class Seat:
+    """What a shard keeps of one life of a learner; lists are by index of its own fragments."""
+
+    incarnation: int
+    through: list[int]
+    called_tokens: list[int]
+    missed: list[int]
+    answered: list[int]
+    announced_s: list[float]
+    arrive_s: float = 0.0
+    upload_s: float = 0.0
+    fetch_s: float = 0.0
+    left: bool = False
+
+
+@dataclass(slots=True)
+class Fragment:
+    """One fragment: its version, the round or merge under way, and cuts that wait."""
+
+    number: int
+    version: int = -1
+    digest: str = ""
+    round_number: int = 0
+    called_s: float = 0.0
+    published_s: float = 0.0
+    closed_s: float = 0.0
+    round: Round | None = None
+    merge: Merge | None = None
+    merge_parts_bad: int = 0
+    retry_at_s: float = float("inf")
+    retry_pause_s: float = 0.0
+    fallback: dict[str, Cut] = field(default_factory=dict)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    merged_tokens: int = 0
+    last_called: bool = False
+    final: bool = False
+
+    @property
+    def at_rest(self) -> bool:
+        """No round is open and no merge under way."""
+        return self.round is None and self.merge is None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts since the shard began; what the status and the reports are made of."""
+
+    merges: int = 0
+    thin: int = 0
+    solo: int = 0
+    abandoned: int = 0
+    learners_merged: int = 0
+    learners_live: int = 0
+    steps_merged: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ShardState:
+    """All that a shard core is."""
+
+    epoch: int
+    fragments: list[Fragment]
+    schedule: Schedule
+    roster: Roster = field(default_factory=Roster)
+    seats: dict[str, Seat] = field(default_factory=dict)
+    early: dict[str, int] = field(default_factory=dict)
+    now_s: float = 0.0
+    quorum_wait_s: float = 0.0
+    merge_s: float = 0.0
+    finish_limit_s: float = 0.0
+    below_quorum_since_s: float = -1.0
+    tally: Tally = field(default_factory=Tally)

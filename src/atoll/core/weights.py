@@ -1,0 +1,24 @@
+"""How much a contribution counts in a merge, and by how much it is scaled.
+
+weight = tokens * (tokens / steps): quantity times quality. A displacement over more than H steps
+is scaled by H / steps and weighs at most H steps' tokens, because merging averages while carried
+work adds up, and the outer gain would over-drive it.
+"""
+
+from __future__ import annotations
+
+from atoll.core.effects import Part
+from atoll.core.ids import Cut
+from atoll.core.settings import ProtocolSettings
+
+
+def part_of(cut: Cut, version: int, settings: ProtocolSettings) -> Part:
+    """The contribution that a cut makes to the merge that follows `version`."""
+    assert cut.steps > 0 and cut.tokens > 0
+    shrink = min(1.0, settings.H / cut.steps)
+    tokens = cut.tokens * shrink
+    pace = cut.tokens / cut.steps
+    weight = {"quality": tokens * pace, "tokens": tokens, "uniform": 1.0}[settings.weighting]
+    staleness = version - cut.base
+    scale = shrink / (1 + staleness) if settings.scale_stale else shrink
+    return Part(cut, weight, scale)

@@ -1,0 +1,151 @@
+"""Outer optimizers: the averaged displacement, rounded to bf16, applied to the global fragment.
+
+Float32, per fragment, the displacement pointing where the learners went:
+
+    sgd        Theta <- Theta + lr * D
+    nesterov   buf <- mu * buf + D;  Theta <- Theta + lr * (D + mu * buf)
+    adam       Adam with D in the place of the negative gradient
+
+Buffers of the model (batch-norm statistics and the like) are plainly averaged: Theta + D.
+
+Must never see a displacement that was not rounded to bf16 first: what the log holds is what is
+applied. Always eager and elementwise, multiplications and additions rounded separately, so a
+replay gives the same bits on any machine, whatever backend made the displacement. Returns new
+tensors; what it was given stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Literal, NamedTuple, assert_never
+
+import torch
+from torch import Tensor
+
+from atoll.fragments.layout import Fragment
+from atoll.merge.averaging import Rule
+from atoll.merge.codecs import chunk_bounds
+
+OuterState = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class OuterSettings:
+    """The outer optimizer. `momentum` is nesterov's; the betas and `epsilon` are adam's."""
+
+    kind: Literal["sgd", "nesterov", "adam"] = "nesterov"
+    lr: float = 0.7
+    momentum: float = 0.9
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("sgd", "nesterov", "adam"):
+            raise ValueError(f"outer kind is {self.kind!r}: use 'sgd', 'nesterov' or 'adam'")
+        if not 0 < self.lr < inf or not 0 < self.epsilon < inf:
+            raise ValueError("outer lr and epsilon must be above 0 and finite")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"outer {name} is {getattr(self, name)}: use 0 or more, below 1")
+
+
+class _Preset(NamedTuple):
+    rule: Rule
+    max_learners: float
+    max_steps: float
+    settings: OuterSettings
+
+
+_PRESETS = (
+    _Preset("rda", inf, 7, OuterSettings("sgd", lr=1.0)),
+    _Preset("rda", 2, inf, OuterSettings("nesterov", lr=0.7, momentum=0.9)),
+    _Preset("rda", 8, inf, OuterSettings("nesterov", lr=0.4, momentum=0.9)),
+    _Preset("rda", inf, inf, OuterSettings("nesterov", lr=0.3, momentum=0.9)),
+    _Preset("mean", inf, 7, OuterSettings("sgd", lr=1.0)),
+    _Preset("mean", inf, inf, OuterSettings("nesterov", lr=0.7, momentum=0.9)),
+)
+
+
+def preset(rule: Rule, num_learners: int, steps_between_merges: int) -> OuterSettings:
+    """A start for the rule, M learners and H steps: the first row of the table that fits.
+
+    Provisional until measured. Known: the family uses 0.7 with momentum 0.9, and 0.4 with
+    streaming; momentum over-drives when rounds come fast (hence plain SGD below H = 8); and RDA
+    at M learners steps about sqrt(M) further than the mean, so its rate falls with M.
+    """
+    for row in _PRESETS:
+        fits = num_learners <= row.max_learners and steps_between_merges <= row.max_steps
+        if row.rule == rule and fits:
+            return row.settings
+    raise ValueError(f"rule is {rule!r}: use 'rda' or 'mean'")
+
+
+def initial_state(settings: OuterSettings, numel: int) -> OuterState:
+    """The optimizer's tensors before the first merge; they are all its state."""
+    match settings.kind:
+        case "sgd":
+            return {}
+        case "nesterov":
+            return {"momentum": torch.zeros(numel)}
+        case "adam":
+            zeros = {"mean": torch.zeros(numel), "square": torch.zeros(numel)}
+            return zeros | {"num_steps": torch.zeros((), dtype=torch.int64)}
+        case _ as never:
+            assert_never(never)
+
+
+@torch.no_grad()
+def outer_step(
+    settings: OuterSettings, fragment: Fragment, theta: Tensor, state: OuterState, delta: Tensor
+) -> tuple[Tensor, OuterState]:
+    """Theta and the optimizer's state after `delta` (bf16)."""
+    assert delta.dtype == torch.bfloat16, "the displacement is rounded to bf16 before it is applied"
+    assert theta.shape == delta.shape == (fragment.numel,)
+    new_theta = torch.empty_like(theta)
+    new_state = {name: tensor.clone() for name, tensor in state.items()}
+    if settings.kind == "adam":
+        new_state["num_steps"] += 1
+    for start, stop in chunk_bounds(fragment.numel):
+        chunk = slice(start, stop)
+        step = _step(settings, new_state, delta[chunk].to(torch.float32), chunk)
+        torch.add(theta[chunk], step, out=new_theta[chunk])
+    _average_buffers(fragment, theta, delta, new_theta, new_state)
+    return new_theta, new_state
+
+
+def _step(settings: OuterSettings, state: OuterState, delta: Tensor, chunk: slice) -> Tensor:
+    """What to add to this chunk of Theta; updates the chunk of the state in place."""
+    match settings.kind:
+        case "sgd":
+            return delta.mul_(settings.lr)
+        case "nesterov":
+            momentum = state["momentum"][chunk].mul_(settings.momentum).add_(delta)
+            return (momentum * settings.momentum).add_(delta).mul_(settings.lr)
+        case "adam":
+            return _adam_step(settings, state, delta, chunk)
+        case _ as never:
+            assert_never(never)
+
+
+def _adam_step(settings: OuterSettings, state: OuterState, delta: Tensor, chunk: slice) -> Tensor:
+    num_steps = int(state["num_steps"].item())
+    mean = state["mean"][chunk].mul_(settings.beta1).add_(delta * (1 - settings.beta1))
+    fresh = (delta * delta).mul_(1 - settings.beta2)
+    square = state["square"][chunk].mul_(settings.beta2).add_(fresh)
+    root = square.sqrt().mul_(1 / sqrt(1 - settings.beta2**num_steps)).add_(settings.epsilon)
+    return (mean * (settings.lr / (1 - settings.beta1**num_steps))).div_(root)
+
+
+def _average_buffers(
+    fragment: Fragment, theta: Tensor, delta: Tensor, new_theta: Tensor, new_state: OuterState
+) -> None:
+    for piece in fragment.pieces:
+        if piece.is_buffer:
+            span = slice(piece.offset, piece.stop)
+            torch.add(theta[span], delta[span].to(torch.float32), out=new_theta[span])
+            for tensor in new_state.values():
+                if tensor.dim():
+                    tensor[span] = 0.0
