@@ -51,6 +51,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
+    """One line of the table."""
+
     what: str
     codec: Codec
     backend: str
@@ -67,9 +69,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     compiled = CompiledBackend()
-    compile_s = {
-        codec: seconds(lambda c=codec: compiled.warm(c, NUM_CONTRIBUTIONS)) for codec in CODECS
-    }
+    compile_s = {codec: warm_s(compiled, codec) for codec in CODECS}
     bench = Bench(transformer_fragment(arguments.numel), compiled, arguments.repeats)
     print(f"{'what':14} {'codec':5} {'backend':9} {'min':>8} {'median':>8} {'max':>8}   of bound")
     rows = [row for codec in CODECS for row in bench.rows(codec)]
@@ -91,23 +91,25 @@ def transformer_fragment(numel: int) -> Fragment:
     pieces: list[Piece] = []
     offset = 0
     while offset < numel:
-        for kind, size in (("matrix", 1 << 22), ("vector", 1000)):
-            size = min(size, numel - offset)
-            if size:
+        for kind, wanted in (("matrix", 1 << 22), ("vector", 1000)):
+            size = min(wanted, numel - offset)
+            if size > 0:
                 name = f"tensor{len(pieces)}"
                 pieces.append(Piece(name, kind, False, 0, 1, offset, size))  # type: ignore[arg-type]
-            offset += size
+                offset += size
     return Fragment(tuple(pieces))
 
 
 class Bench:
+    """The work that is timed, over one fragment."""
+
     def __init__(self, fragment: Fragment, compiled: CompiledBackend, repeats: int) -> None:
         self.fragment = fragment
         self.numel = fragment.numel
         self.compiled = compiled
         self.repeats = repeats
         self.out = torch.zeros(self.numel)
-        self.buffers = Buffers.of_size(self.numel)
+        self.buffers = Buffers.for_fragment(fragment)
         self.source = torch.ones(COPY_BUFFER_BYTES, dtype=torch.uint8)
         self.target = torch.zeros(COPY_BUFFER_BYTES, dtype=torch.uint8)
 
@@ -214,6 +216,11 @@ class Bench:
             part = min(left, COPY_BUFFER_BYTES)
             self.target[:part].copy_(self.source[:part])
             left -= part
+
+
+def warm_s(compiled: CompiledBackend, codec: Codec) -> float:
+    """Seconds that compiling for this codec takes."""
+    return seconds(lambda: compiled.warm(codec, NUM_CONTRIBUTIONS))
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -134,9 +134,9 @@ def test_many_positions_without_a_merge_stay_few_and_only_err_on_the_safe_side()
     lease = granted(leases, 1)
     for index in range(1, 2001):
         leases.position(1, lease.number, index * 10, str(index), finished=False)
-    assert len(leases.held[lease.number].marks) < MOST_MARKS
+    assert len(leases.held[lease.number].marks) <= MOST_MARKS
     leases.settle(1, 15_000)
-    assert 1000 < int(lease.safe) <= 1500
+    assert 1400 < int(lease.safe) <= 1500
 
 
 # ---------------------------------------------------------------- streams
@@ -208,7 +208,7 @@ class Worker:
 
 @dataclass
 class Model:
-    """What was really done, beside the book that says so; records as the coordinator writes them."""
+    """What was really done, beside the book that says so, and the records a crash leaves."""
 
     book: LeaseBook
     workers: dict[int, Worker] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atoll.fragments import Layout, TensorSpec
+from atoll.fragments import Kind, Layout, TensorSpec
 
 shapes = st.lists(st.integers(1, 40), min_size=0, max_size=3).map(tuple)
 
@@ -16,7 +16,7 @@ def spec_lists(draw: st.DrawFn) -> list[TensorSpec]:
     specs = []
     for index, shape in enumerate(draw(st.lists(shapes, min_size=1, max_size=12))):
         is_table = len(shape) > 1 and draw(st.booleans())
-        kind = "embedding" if is_table else "matrix" if len(shape) > 1 else "vector"
+        kind: Kind = "embedding" if is_table else "matrix" if len(shape) > 1 else "vector"
         specs.append(TensorSpec(f"layer.{index}.weight", shape, kind))
     return specs
 

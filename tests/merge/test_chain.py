@@ -12,9 +12,11 @@ from torch import Tensor
 
 from atoll.merge.chain import (
     KEPT_INCREMENTS,
+    CatchUp,
     Chain,
     DigestMismatchError,
     FullCopy,
+    Increment,
     Published,
     digest_of,
     first_version,
@@ -102,7 +104,7 @@ def test_catch_up_is_whatever_is_fewer_bytes() -> None:
     assert isinstance(chain.catch_up(None), FullCopy)
 
 
-def _increments(news: object) -> tuple[object, ...]:
+def _increments(news: CatchUp) -> tuple[Increment, ...]:
     assert isinstance(news, tuple)
     return news
 

@@ -118,8 +118,8 @@ def test_int4_bytes_are_as_documented() -> None:
     flat[0], flat[1], flat[64] = 7.0, -7.0, 2.0
     payload = encode("int4", flat)
     assert payload[:4].view(torch.float32).item() == 1.0
-    assert payload[4].item() == (7 + 8) | (2 + 8) << 4
-    assert payload[5].item() == (-7 + 8) | 8 << 4
+    assert payload[4].item() == 7 | 2 << 4
+    assert payload[5].item() == (-7 & 15)
 
 
 def test_int8_bytes_are_as_documented() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_wrong_contributions_are_named(fragment: Fragment) -> None:
     good, bad = contributions(fragment.numel, num=2)
     wrong = {
         "bytes, not": replace(bad, payload=bytearray(7)),
-        "unknown codec": replace(bad, codec="fp8"),
+        "unknown codec": replace(bad, codec=cast(Codec, "fp8")),
         "weight 0.0": replace(bad, weight=0.0),
         "weight nan": replace(bad, weight=float("nan")),
         "scale -1.0": replace(bad, scale=-1.0),

@@ -209,6 +209,25 @@ def test_a_snapshot_leaves_the_log_its_reserve(tmp_path: Path) -> None:
         commit(store, 2)
 
 
+def test_a_snapshot_that_was_not_committed_gives_its_room_to_the_next(tmp_path: Path) -> None:
+    disk = faulty(tmp_path)
+    with Store.create(tmp_path / "root", RUN, SMALL, disk) as store:
+        commit(store, 1)
+        before = disk.num_operations
+        snapshot(store, [1])
+        links = [at for at, what in enumerate(disk.operations, 1) if what.startswith("link")]
+        commit(store, 2)
+        disk.faults.error_at = disk.num_operations + links[-1] - before
+        with pytest.raises(DiskFailed):
+            snapshot(store, [1, 2])
+        assert disk.operations[disk.faults.error_at - 1].startswith("link")
+        disk.faults.room_bytes = 0
+        with pytest.raises(DiskFull):
+            snapshot(store, [1, 2])
+        assert disk.faults.room_bytes > 0
+        assert values_in(store.recover()) == [1, 2]
+
+
 def test_a_record_that_failed_after_it_was_whole_is_void_once_another_took_its_place(
     tmp_path: Path,
 ) -> None:

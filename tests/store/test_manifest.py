@@ -90,6 +90,23 @@ def test_an_old_number_that_became_free_again_is_no_way_in(tmp_path: Path) -> No
         sleeper.check_fence()
 
 
+def test_a_writer_that_falls_asleep_within_a_commit_is_fenced_at_its_end(tmp_path: Path) -> None:
+    owner = book(tmp_path)
+
+    class FallsAsleep(LocalDisk):
+        def link(self, source: Path, target: Path) -> None:
+            for number in range(2, 12):
+                owner.commit(manifest(number, epoch=2))
+            owner.remove_before(8)
+            super().link(source, target)
+
+    owner.commit(manifest(1))
+    sleeper = ManifestBook(tmp_path, FallsAsleep())
+    with pytest.raises(Fenced, match="epoch 2"):
+        sleeper.commit(manifest(2))
+    assert owner.latest().manifest == manifest(11, epoch=2)
+
+
 def test_a_damaged_manifest_is_gone_behind_and_said(tmp_path: Path) -> None:
     mine = book(tmp_path)
     mine.commit(manifest(1))

@@ -11,7 +11,13 @@ from safetensors.torch import load_file
 from atoll.store.disk import LocalDisk
 from atoll.store.errors import SnapshotDamaged
 from atoll.store.manifest import SnapshotRef
-from atoll.store.snapshots import load_snapshot, snapshot_name, tensor_bytes, write_snapshot
+from atoll.store.snapshots import (
+    load_snapshot,
+    remove_leftovers,
+    snapshot_name,
+    tensor_bytes,
+    write_snapshot,
+)
 
 TENSORS = {
     "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),
@@ -67,6 +73,20 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path, suffix: str) -> None:
     file.unlink()
     with pytest.raises(SnapshotDamaged, match="missing"):
         load_snapshot(tmp_path, ref)
+
+
+def test_leftovers_are_removed_but_never_those_of_a_later_owner(tmp_path: Path) -> None:
+    disk = LocalDisk()
+    for epoch in (1, 2, 3):
+        write_snapshot(tmp_path, snapshot_name(epoch, 9, 1), TENSORS, None, 9, disk)
+    half = tmp_path / f".{snapshot_name(1, 9, 2)}.safetensors.tmp"
+    half.touch()
+    (tmp_path / "notes.txt").touch()
+    kept = frozenset({snapshot_name(1, 9, 1)})
+    notes = remove_leftovers(tmp_path, kept, 2, disk)
+    names = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    assert names == {snapshot_name(1, 9, 1), snapshot_name(3, 9, 1), "notes"}
+    assert len(notes) == 3 and str(half) in "".join(notes)
 
 
 def test_a_dtype_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:

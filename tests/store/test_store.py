@@ -180,6 +180,15 @@ def test_a_lost_log_file_is_an_error_that_names_it(tmp_path: Path) -> None:
         list(again.recover().records())
 
 
+def test_lost_records_at_the_front_are_an_error_not_a_shorter_run(tmp_path: Path) -> None:
+    with Store.create(tmp_path, RUN, SMALL) as store:
+        for value in range(12):
+            commit(store, value)
+    log_files(tmp_path)[0].unlink()
+    with pytest.raises(LogDamaged, match="records 1 to 12 are missing"):
+        list(read_run(tmp_path, RUN).records())
+
+
 def test_a_log_that_ends_before_its_snapshot_is_refused(tmp_path: Path) -> None:
     with Store.create(tmp_path, RUN) as store:
         commit(store, 1)
@@ -213,6 +222,26 @@ def test_two_owners_fence_each_other_and_only_shown_records_count(tmp_path: Path
     assert (old.epoch, third.epoch) == (1, 3)
     new.close()
     third.close()
+
+
+def test_an_owner_replaced_while_it_writes_a_snapshot_is_fenced(tmp_path: Path) -> None:
+    takers: list[Store] = []
+
+    class Replaced(LocalDisk):
+        def rename(self, source: Path, target: Path) -> None:
+            takers.append(Store.open(tmp_path, RUN, SMALL))
+            super().rename(source, target)
+
+    old = Store.create(tmp_path, RUN, SMALL, Replaced())
+    commit(old, 1)
+    with pytest.raises(Fenced):
+        snapshot(old, [1])
+    (new,) = takers
+    assert "half" in "".join(new.notes) or "no manifest names it" in "".join(new.notes)
+    snapshot(new, values_in(new.recover()))
+    new.close()
+    old.close()
+    assert values_in(read_run(tmp_path, RUN)) == [1]
 
 
 def test_a_takeover_that_saw_an_outdated_manifest_loses(tmp_path: Path) -> None:

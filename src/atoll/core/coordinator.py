@@ -180,10 +180,12 @@ class CoordinatorCore:
         shard = shard_of(fragment, len(self._desk.shards))
         for name, incarnation, position in event.through:
             life = state.lives.get(incarnation)
-            if life is not None and life.learner == name:
+            if life is not None and life.learner == name and position >= 0:
                 if shard in life.strangers:
                     life.strangers.remove(shard)
                 self._settle(life, fragment, position)
+        # What was merged was trained, by somebody whose last reports a crash may have forgotten.
+        state.trained = max(state.trained, state.merged[fragment])
         self._phases.is_ready(fragment)
         self._phases.advance()
 

@@ -151,10 +151,11 @@ class LearnerCore(Boundaries):
 
     def _welcome(self, event: msg.Welcome) -> None:
         state = self.state
-        state.hello_at_s = NEVER
-        if event.incarnation < state.incarnation or event.learner != state.name:
+        other = event.process not in ("", state.process) or event.learner != state.name
+        if event.incarnation < state.incarnation or other:
             self._refuse("stale_incarnation", f"a welcome for life {event.incarnation}")
             return
+        state.hello_at_s = NEVER
         state.num_shards = event.num_shards
         if event.incarnation != state.incarnation:
             self._new_life(event.incarnation)
@@ -182,7 +183,9 @@ class LearnerCore(Boundaries):
         state.trained = state.counted = 0
 
     def _rejected(self, event: msg.Rejected) -> None:
-        if event.final:
+        if event.process not in ("", self.state.process) or event.learner != self.state.name:
+            self._refuse("foreign", f"a rejection of process {event.process}")
+        elif event.final:
             self._over(True, Reason(event.code, event.sentence))
         else:
             self._note(event.code, event.sentence)
@@ -281,7 +284,7 @@ class LearnerCore(Boundaries):
         self._over(False, Reason("ended", f"the run is over: {event.why}"))
 
     def _replaced(self, event: msg.Replaced) -> None:
-        if event.incarnation > self.state.incarnation:
+        if 0 < self.state.incarnation < event.incarnation:
             self._over(True, Reason("replaced", "a newer process joined under this name"))
 
     # ------------------------------------------------------------ data

@@ -15,7 +15,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 
 NO_STREAM = -1
-MOST_MARKS = 64
+MOST_MARKS = 64  # even: every second of one more includes the first and the newest
 
 
 @dataclass(slots=True)
@@ -23,7 +23,8 @@ class Lease:
     """A piece of data in the hands of one life of a learner.
 
     `marks` say: when the learner's work up to `tokens` is merged, the lease is safe up to
-    `position`. `safe` is the position up to which everything is, `reached` the last one told.
+    `position`. `safe` is the position up to which everything is, `reached` the last one told, at
+    `tokens` of the learner's own count.
     """
 
     number: int
@@ -41,6 +42,26 @@ class Lease:
     finished: bool = False
     durable: bool = False
     marks: list[tuple[int, str]] = field(default_factory=list)
+    stride: int = 1
+    skipped: int = 0
+
+    def mark(self, tokens: int, at: str) -> None:
+        """Keep a position; while nothing settles only every `stride`th, and always the newest.
+
+        Fewer marks are coarser, so a lease returns from further back, never from too far ahead.
+        """
+        if not self.marks:
+            self.stride, self.skipped = 1, 0
+        again = bool(self.marks) and self.marks[-1][0] == tokens
+        if again or (self.marks and self.skipped + 1 < self.stride):
+            self.marks[-1] = (tokens, at)
+            self.skipped += 0 if again else 1
+            return
+        self.marks.append((tokens, at))
+        self.skipped = 0
+        if len(self.marks) > MOST_MARKS:
+            self.marks = self.marks[::2]
+            self.stride *= 2
 
     @property
     def done(self) -> bool:
@@ -104,11 +125,7 @@ class LeaseBook:
         wrong = self._wrong(lease, tokens, at, finished)
         if wrong:
             return wrong
-        if lease.marks and lease.marks[-1][0] == tokens:
-            lease.marks.pop()
-        lease.marks.append((tokens, at))
-        if len(lease.marks) >= MOST_MARKS:
-            lease.marks = lease.marks[1::2]
+        lease.mark(tokens, at)
         lease.begun, lease.tokens, lease.reached = True, tokens, at
         lease.finished = finished or (lease.stream == NO_STREAM and int(at) == lease.stop)
         assert lease.marks[-1] == (tokens, at), "the newest mark is never thinned out"

@@ -44,12 +44,15 @@ class Round:
         """Whether this learner was called and its cut is not here."""
         return name in self.expected and name not in self.arrived
 
-    def arrive(self, name: str, cut: Cut) -> None:
-        """A cut made for this round is here."""
+    def arrive(self, name: str, cut: Cut, waited_for: bool) -> None:
+        """A cut made for this round is here; a busy or away learner was not waited for."""
         assert self.awaits(name), "nobody arrives uncalled, or twice"
         self.arrived[name] = cut
         self.arrived_tokens += self.expected[name]
-        self.num_waiting -= 1
+        if waited_for:
+            self.num_waiting -= 1
+        else:
+            self.expected_tokens += self.expected[name]
 
     def recount(self, live: dict[str, bool]) -> None:
         """Somebody came or went: who is still waited for, and what they should hold."""

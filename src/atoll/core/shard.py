@@ -110,7 +110,6 @@ class ShardCore(Rounds):
             [0] * width,
             [0] * width,
             [0] * width,
-            [NEVER] * width,
         )
         self.state.roster.admit(event.learner, event.incarnation)
         self.state.schedule.add(event.learner, 0, self.settings)
@@ -275,9 +274,6 @@ class ShardCore(Rounds):
         fragment = self._fragment(cut.fragment)
         if fragment is None or self._has(fragment, cut):
             return
-        mark = fragment.marks.get(cut.id.learner)
-        if mark and mark.incarnation == cut.id.incarnation and mark.cut >= cut.id.number:
-            return  # its fate stands in the version that the learner is about to install
         reason = self._refusal(cut, fragment)
         if reason.code:
             self._tell_dropped(cut, reason)
@@ -295,9 +291,6 @@ class ShardCore(Rounds):
         reason = self._refusal(event.cut, fragment)
         if reason.code and not self._has(fragment, event.cut):
             self._tell_dropped(event.cut, reason)
-        else:
-            seat = self.state.seats[event.cut.id.learner]
-            seat.announced_s[self._index(fragment.number)] = self._now
 
     def _arrived(self, event: ev.Arrived) -> None:
         cut, name = event.cut, event.cut.id.learner
@@ -308,6 +301,7 @@ class ShardCore(Rounds):
         if self._has(fragment, cut):
             self._refuse(name, "duplicate", f"cut {cut.id} is here already")
             return
+        self._measure_arrival(fragment, cut)
         reason = self._refusal(cut, fragment)
         if event.defect and not reason.code:
             reason = Reason(event.defect, f"the bytes of {cut.id} are refused: {event.defect}")
@@ -320,24 +314,27 @@ class ShardCore(Rounds):
             return
         self._take(fragment, cut)
 
+    def _measure_arrival(self, fragment: Fragment, cut: Cut) -> None:
+        """How long this learner takes from call to arrival, late or refused ones included."""
+        seat, index = self.state.seats[cut.id.learner], self._index(fragment.number)
+        this_round = 0 < cut.call == fragment.round_number > seat.answered[index]
+        if this_round and cut.id.incarnation == seat.incarnation:
+            seat.answered[index] = cut.call
+            seat.arrive_s = smooth(seat.arrive_s, self._now - fragment.called_s)
+
     def _take(self, fragment: Fragment, cut: Cut) -> None:
         name, index = cut.id.learner, self._index(fragment.number)
         seat = self.state.seats[name]
         member = self.state.roster.current(name, seat.incarnation)
-        if member is not None:
-            self.state.roster.heard(name, self._now, self.settings)
-        if cut.call and cut.call == fragment.round_number and seat.answered[index] < cut.call:
-            seat.answered[index] = cut.call
-            seat.arrive_s = smooth(seat.arrive_s, self._now - fragment.called_s)
-        if seat.announced_s[index] < NEVER:
-            seat.upload_s = smooth(seat.upload_s, self._now - seat.announced_s[index])
-            seat.announced_s[index] = NEVER
+        if member is not None and self.state.roster.heard(name, self._now, self.settings):
+            self._presence_changed(name)
         older = fragment.fallback.pop(name, None)
         if older is not None:
             self._drop(older, Reason("replaced", f"the newer cut {cut.id} holds its work"))
         open_round = fragment.round
         if open_round is not None and cut.call == open_round.number and open_round.awaits(name):
-            open_round.arrive(name, cut)
+            live = member is not None and member.state == LIVE
+            open_round.arrive(name, cut, waited_for=live)
             self._consider(index)
         else:
             fragment.fallback[name] = cut
@@ -385,6 +382,7 @@ class ShardCore(Rounds):
         fragment = self._fragment(event.fragment)
         if fragment is None or event.version <= fragment.version:
             return
+        fragment.round = fragment.merge = None
         self._apply(fragment, event.version, event.digest, event.marks, event.through)
         fragment.merged_tokens = event.merged_tokens
         fragment.round_number = max(fragment.round_number, event.round)

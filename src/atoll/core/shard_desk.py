@@ -140,6 +140,11 @@ class ShardDesk:
             self._tell_dropped(cut, reason)
 
     def _tell_dropped(self, cut: Cut, reason: Reason) -> None:
+        """Tell a fate, unless it stands in a version that the learner is about to install."""
+        fragment = self._fragment(cut.fragment)
+        mark = fragment.marks.get(cut.id.learner) if fragment else None
+        if mark and mark.incarnation == cut.id.incarnation and mark.cut >= cut.id.number:
+            return
         told = msg.Dropped(self.state.epoch, cut.id, cut.fragment, reason.code, reason.sentence)
         self._send((cut.id.learner,), told, reason)
 

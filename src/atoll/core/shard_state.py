@@ -20,9 +20,7 @@ class Seat:
     called_tokens: list[int]
     missed: list[int]
     answered: list[int]
-    announced_s: list[float]
     arrive_s: float = 0.0
-    upload_s: float = 0.0
     fetch_s: float = 0.0
     left: bool = False
 

@@ -80,6 +80,8 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
+    """What takes part, and how it is cut; equal for every party of a run."""
+
     tensors: tuple[TensorSpec, ...]
     fragments: tuple[Fragment, ...]
     strategy: Strategy

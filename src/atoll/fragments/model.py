@@ -89,7 +89,8 @@ def specs_of_tensors(
 
 def digest(name: str, tensor: Tensor) -> str:
     """sha256 over shape and values; floating values count as fp32, so equal values agree
-    whether an island holds them in bf16 or fp32."""
+    whether an island holds them in bf16 or fp32.
+    """
     if tensor.is_meta:
         raise ValueError(f"{name} is frozen and has no values yet: load the model first")
     hasher = hashlib.sha256(repr(tuple(tensor.shape)).encode())
@@ -110,10 +111,11 @@ def _named_once(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _floating_persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    # torch has no public way to ask which buffers are persistent
     for prefix, module in model.named_modules():
-        for name, buffer in module._buffers.items():
-            is_local = buffer is None or name in module._non_persistent_buffers_set
-            if not is_local and buffer is not None and buffer.is_floating_point():
+        local = module._non_persistent_buffers_set  # noqa: SLF001
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in local and buffer.is_floating_point():
                 yield f"{prefix}.{name}" if prefix else name, buffer
 
 

@@ -16,7 +16,7 @@ bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite, sqrt
 from typing import Literal
@@ -83,16 +83,19 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Memory a merge works in, at least of fragment size; kept, it spares the page faults of
-    fresh memory, which cost more than the merge. The outcome lies in `delta` and is valid until
-    the buffers are used again."""
+    """Memory a merge works in. `total` takes one piece at a time, so that one of a few million
+    values never leaves the cache. Kept buffers spare the page faults of fresh memory, which cost
+    as much as the merge; the outcome lies in `delta` until they are used again.
+    """
 
     total: Tensor
     delta: Tensor
 
     @classmethod
-    def of_size(cls, numel: int) -> Buffers:
-        return cls(torch.empty(numel), torch.empty(numel, dtype=torch.bfloat16))
+    def for_fragment(cls, fragment: Fragment) -> Buffers:
+        largest_numel = max(piece.numel for piece in fragment.pieces)
+        delta = torch.empty(fragment.numel, dtype=torch.bfloat16)
+        return cls(torch.empty(largest_numel, dtype=torch.float32), delta)
 
 
 def sums_of_squares(
@@ -114,9 +117,9 @@ def average(
     """The averaged displacement, in fresh memory or in kept `buffers`."""
     assert shares, "a merge has at least one contribution"
     if buffers is None:
-        buffers = Buffers.of_size(fragment.numel)
-    total, delta = buffers.total[: fragment.numel], buffers.delta[: fragment.numel]
-    averager = _Averager(shares, settings, backend, total, delta)
+        buffers = Buffers.for_fragment(fragment)
+    delta = buffers.delta[: fragment.numel]
+    averager = _Averager(shares, settings, backend, buffers.total, delta)
     fell_back = [averager.run(index, piece) for index, piece in enumerate(fragment.pieces)]
     names = [piece.name for piece, fell in zip(fragment.pieces, fell_back, strict=True) if fell]
     return Average(delta, tuple(names))
@@ -146,7 +149,7 @@ class _Averager:
         """False, and nothing written, where the directions cancel."""
         norms = [sqrt(share.sums.values[index]) for share in self.shares]
         self._accumulate(where, direction_coefficients(self._weights(), norms))
-        cosine = sqrt(_sum_of_squares("fp32", (self.total,), where, self.backend))
+        cosine = self._norm(where)
         if cosine < self.settings.min_cosine and max(norms) >= SMALLEST_NORM:
             return False
         lengths = [norm * scale for norm, scale in zip(norms, self._scales(), strict=True)]
@@ -162,43 +165,55 @@ class _Averager:
 
     def _accumulate(self, where: Cover, coefficients: Sequence[float]) -> None:
         factors = torch.tensor(coefficients, dtype=torch.float32)
-        start, stop = where.body
-        if stop > start:
+        if where.num_rows:
             codecs = [share.codec for share in self.shares]
-            parts = [row_parts(share.codec, share.parts, start, stop) for share in self.shares]
-            self.backend.accumulate(codecs, parts, factors, _rows(self.total, where))
-        for edge in where.edges:
-            self._accumulate_edge(edge, factors)
-
-    def _accumulate_edge(self, edge: tuple[int, int], factors: Tensor) -> None:
-        target = self.total[slice(*edge)].zero_()
-        for share, factor in zip(self.shares, factors, strict=True):
-            target.add_(decode_range(share.codec, share.parts, *edge) * factor)
+            parts = [row_parts(share.codec, share.parts, *where.body) for share in self.shares]
+            self.backend.accumulate(codecs, parts, factors, self._body(where))
+        for edge, target in self._edges(where):
+            target.zero_()
+            for share, factor in zip(self.shares, factors, strict=True):
+                target.add_(decode_range(share.codec, share.parts, *edge) * factor)
 
     def _write(self, where: Cover, factor: float) -> None:
         scalar = torch.tensor(factor, dtype=torch.float32)
-        if where.body[1] > where.body[0]:
-            rows = _rows(self.total, where), _rows(self.delta, where)
-            self.backend.scale_to_bf16(rows[0], scalar, rows[1])
+        if where.num_rows:
+            start, stop = where.body
+            delta_rows = self.delta[start * ROW_NUMEL : stop * ROW_NUMEL].view(-1, ROW_NUMEL)
+            self.backend.scale_to_bf16(self._body(where), scalar, delta_rows)
+        for edge, source in self._edges(where):
+            self.delta[slice(*edge)] = source * scalar
+
+    def _norm(self, where: Cover) -> float:
+        partial: list[float] = []
+        if where.num_rows:
+            partial += self.backend.row_sums("fp32", (self._body(where),)).tolist()
+        partial += [_small_sum(values) for _, values in self._edges(where)]
+        return sqrt(fsum(partial))
+
+    def _body(self, where: Cover) -> Tensor:
+        """The piece's whole rows come first in `total`, its edges behind them."""
+        return self.total[: where.num_rows * ROW_NUMEL].view(-1, ROW_NUMEL)
+
+    def _edges(self, where: Cover) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        start = where.num_rows * ROW_NUMEL
         for edge in where.edges:
-            self.delta[slice(*edge)] = self.total[slice(*edge)] * scalar
+            stop = start + edge[1] - edge[0]
+            yield edge, self.total[start:stop]
+            start = stop
 
 
 def _sum_of_squares(codec: Codec, parts: Parts, where: Cover, backend: Backend) -> float:
-    """In float64. `fsum` rounds once, so the order of the partial sums does not matter; an edge
-    is shorter than what torch would sum with several threads."""
-    start, stop = where.body
+    """In float64. `fsum` rounds once, so the order of the partial sums does not matter."""
     partial: list[float] = []
-    if stop > start:
-        partial += backend.row_sums(codec, row_parts(codec, parts, start, stop)).tolist()
-    for edge in where.edges:
-        partial.append(decode_range(codec, parts, *edge).to(torch.float64).square().sum().item())
+    if where.num_rows:
+        partial += backend.row_sums(codec, row_parts(codec, parts, *where.body)).tolist()
+    partial += [_small_sum(decode_range(codec, parts, *edge)) for edge in where.edges]
     return fsum(partial)
 
 
-def _rows(flat: Tensor, where: Cover) -> Tensor:
-    start, stop = where.body
-    return flat[start * ROW_NUMEL : stop * ROW_NUMEL].view(stop - start, ROW_NUMEL)
+def _small_sum(edge: Tensor) -> float:
+    """An edge is shorter than what torch would sum with several threads."""
+    return float(edge.to(torch.float64).square().sum().item())
 
 
 # the numbers of the rule, in Python floats
@@ -212,7 +227,8 @@ def mean_coefficients(weights: Sequence[float], scales: Sequence[float]) -> list
 
 def direction_coefficients(weights: Sequence[float], norms: Sequence[float]) -> list[float]:
     """Factors of the decoded displacements in the averaged direction, from the norms of the
-    *decoded* displacements: a scale factor is positive and turns nothing."""
+    *decoded* displacements: a scale factor is positive and turns nothing.
+    """
     total = fsum(weights)
     return [
         weight / total / norm if norm >= SMALLEST_NORM else 0.0
@@ -221,5 +237,6 @@ def direction_coefficients(weights: Sequence[float], norms: Sequence[float]) -> 
 
 
 def weighted_mean(weights: Sequence[float], values: Sequence[float]) -> float:
+    """sum(w x) / sum(w)."""
     pairs = zip(weights, values, strict=True)
     return fsum(weight * value for weight, value in pairs) / fsum(weights)

@@ -21,8 +21,9 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch._dynamo import mark_dynamic
 
-from atoll.merge.codecs import Codec, decode_blocks, encoded_bytes, split
+from atoll.merge.codecs import Codec, decode_blocks, decode_scaled, encoded_bytes, split
 from atoll.merge.rows import ROW_NUMEL, row_parts
 
 BackendName = Literal["eager", "compiled"]
@@ -85,8 +86,8 @@ class EagerBackend:
         for rows in _chunks(out.shape[0]):
             target = out[rows]
             for index, (codec, part) in enumerate(zip(codecs, parts, strict=True)):
-                values = decode_blocks(codec, tuple(each[rows] for each in part))
-                scaled = values.view(target.shape) * coefficients[index]
+                chunk = tuple(each[rows] for each in part)
+                scaled = decode_scaled(codec, chunk, coefficients[index]).view(target.shape)
                 target.copy_(scaled) if index == 0 else target.add_(scaled)
 
     @torch.no_grad()
@@ -108,15 +109,15 @@ EAGER = EagerBackend()
 
 
 def _accumulate(codec: Codec, parts: Sequence[Parts], coefficients: Tensor, out: Tensor) -> None:
-    total = decode_blocks(codec, parts[0]).view(out.shape) * coefficients[0]
+    total = decode_scaled(codec, parts[0], coefficients[0])
     for index in range(1, len(parts)):
-        total = total + decode_blocks(codec, parts[index]).view(out.shape) * coefficients[index]
-    out.copy_(total)
+        total = total + decode_scaled(codec, parts[index], coefficients[index])
+    out.copy_(total.view(out.shape))
 
 
 def _row_sums(codec: Codec, parts: Parts) -> Tensor:
     values = decode_blocks(codec, parts).to(torch.float64)
-    return values.square().view(values.shape[0], -1).sum(dim=-1)
+    return values.square_().view(values.shape[0], -1).sum(dim=-1)
 
 
 def _scale_to_bf16(rows: Tensor, factor: Tensor, out: Tensor) -> None:
@@ -214,7 +215,8 @@ def group_size(num_contributions: int) -> int:
 
 def _compiled(function: Callable[..., Result], name: str) -> Callable[..., Result]:
     """Compile under a code object of its own, so that the variants do not share one cache (dynamo
-    stops compiling after a few variants of one code object)."""
+    stops compiling after a few variants of one code object).
+    """
     assert isinstance(function, FunctionType)
     code = function.__code__.replace(co_name=name)
     own = FunctionType(code, function.__globals__, name)
@@ -229,5 +231,5 @@ def _example(codec: Codec) -> Parts:
 
 
 def _open_rows(tensor: Tensor) -> Tensor:
-    torch._dynamo.mark_dynamic(tensor, 0)
+    mark_dynamic(tensor, 0)
     return tensor

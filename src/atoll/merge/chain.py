@@ -76,8 +76,9 @@ def first_version(theta: Tensor) -> Published:
 @torch.no_grad()
 def publish(published: Published, theta: Tensor, codec: Codec) -> tuple[Published, Increment]:
     """The next version. Raises ValueError where the step to it is not finite."""
-    payload = encode(codec, theta - published.values)
-    values = _plus(published.values, codec, payload)
+    difference = theta - published.values
+    payload = encode(codec, difference)
+    values = _plus(published.values, codec, payload, out=difference)
     following = Published(published.version + 1, values, digest_of(values))
     return following, Increment(following.version, codec, payload, following.digest)
 
@@ -102,8 +103,8 @@ def follow(base: Published, news: CatchUp) -> Published:
     return _checked(news[-1].version, values, news[-1].digest) if news else base
 
 
-def _plus(values: Tensor, codec: Codec, payload: Payload) -> Tensor:
-    return decode(codec, payload, values.numel()).add_(values)
+def _plus(values: Tensor, codec: Codec, payload: Payload, out: Tensor | None = None) -> Tensor:
+    return decode(codec, payload, values.numel(), out).add_(values)
 
 
 def _checked(version: int, values: Tensor, digest: str) -> Published:

@@ -3,8 +3,8 @@
     fp32   4 bytes per value
     bf16   2 bytes per value, round to nearest even
     int8   fp32 scale per block of 256, then codes -127..127
-    int4   fp32 scale per block of 128, then codes -7..7, two per byte: byte j of a block holds
-           value j in its low half and value j + 64 in its high half, each plus 8
+    int4   fp32 scale per block of 128, then codes -7..7 in two's complement, two per byte: byte
+           j of a block holds value j in its low half and value j + 64 in its high half
 
 Blocks run over the flat fragment; a last, partial block is filled with zeros. All scales come
 first, then all codes, little-endian. Scales are fp32 because displacements of 1e-5 would leave
@@ -55,6 +55,7 @@ def encoded_bytes(codec: Codec, numel: int) -> int:
 
 
 def num_blocks(codec: Codec, numel: int) -> int:
+    """Blocks of so many values, the last of which may be partial."""
     return -(-numel // BLOCK_NUMEL[codec])
 
 
@@ -110,12 +111,19 @@ def decode_blocks(codec: Codec, parts: tuple[Tensor, ...]) -> Tensor:
             return codes.to(torch.float32) * scales.unsqueeze(-1)
         case "int4":
             scales, packed = parts
-            shifts = torch.arange(2, dtype=torch.int32, device=packed.device) * 4
-            halves = packed.to(torch.int32).unsqueeze(-2) >> shifts.unsqueeze(-1)
-            codes = (halves & 15).to(torch.float32) - 8
-            return (codes * scales.unsqueeze(-1).unsqueeze(-1)).flatten(-2)
+            # either half to the top of an int32, and back down with its sign
+            shifts = 28 - 4 * torch.arange(2, dtype=torch.int32, device=packed.device)
+            codes = (packed.to(torch.int32).unsqueeze(-2) << shifts.unsqueeze(-1)) >> 28
+            return (codes.to(torch.float32) * scales.unsqueeze(-1).unsqueeze(-1)).flatten(-2)
         case _ as never:
             assert_never(never)
+
+
+def decode_scaled(codec: Codec, parts: tuple[Tensor, ...], factor: Tensor) -> Tensor:
+    """`decode_blocks` times a factor, which is taken into the scales where there are some."""
+    if codec in ("fp32", "bf16"):
+        return decode_blocks(codec, parts) * factor
+    return decode_blocks(codec, (parts[0] * factor, parts[1]))
 
 
 @torch.no_grad()
@@ -126,7 +134,7 @@ def is_finite(codec: Codec, payload: Payload, numel: int) -> bool:
         return True
     low, high = torch.aminmax(values)  # both are NaN where any value is
     reach = LARGEST_CODE.get(codec, 1)
-    # int8's lowest code is -128, which encode never writes but a sender may
+    # -128 and -8 are codes that encode never writes, but a sender may
     reach += codec in ("int8", "int4")
     return bool(torch.isfinite(low.float() * reach) & torch.isfinite(high.float() * reach))
 
@@ -196,6 +204,6 @@ def _whole_blocks(values: Tensor, block: int) -> Tensor:
 def _pack(codec: Codec, quantised: Tensor) -> Tensor:
     if codec == "int8":
         return quantised.to(torch.int8)
-    shifted = quantised.add_(8).to(torch.uint8)
+    codes = quantised.to(torch.int8).view(torch.uint8)
     half = BLOCK_NUMEL["int4"] // 2
-    return shifted[:, :half] | (shifted[:, half:] << 4)
+    return (codes[:, :half] & 15) | (codes[:, half:] << 4)

@@ -26,8 +26,13 @@ class Cover:
     body: tuple[int, int]
     edges: tuple[tuple[int, int], ...]
 
+    @property
+    def num_rows(self) -> int:
+        return self.body[1] - self.body[0]
+
 
 def cover(piece: Piece) -> Cover:
+    """Body and edges of a piece; one with too few whole rows is all edge."""
     first, last = -(-piece.offset // ROW_NUMEL), piece.stop // ROW_NUMEL
     if last - first < MIN_BODY_ROWS:
         return Cover((0, 0), ((piece.offset, piece.stop),))

@@ -39,6 +39,7 @@ class LearnerNode:
         self.last_boundary_s = 0.0
         self.pace_s = 0.0
         self.waiting: list[Callable[[], None]] = []
+        self.over_code = ""
 
     # ------------------------------------------------------------ the process
 
@@ -51,6 +52,7 @@ class LearnerNode:
         self.orders, self.connections, self.waiting = {}, {}, []
         self.step = self.tokens = 0
         self.pace_s = 0.0
+        self.over_code = ""
         self.world.payload.start(self.name)
         self.tell(ev.JoinAsked(f"{self.name}#{self.life}"))
         self._schedule_step()
@@ -131,6 +133,7 @@ class LearnerNode:
             case fx.UploadInitial():
                 self._upload_initial()
             case fx.Over():
+                self.over_code = effect.reason.code
                 self.drop_connections("left", told=False)
             case _:
                 pass

@@ -49,6 +49,10 @@ class PartyNode:
         elif isinstance(effect, fx.Close):
             self.world.close(self.name, effect.learner, effect.incarnation)
 
+    def start(self) -> None:
+        """A new process takes over from what is durable, under a higher epoch."""
+        raise NotImplementedError
+
     def kill(self) -> None:
         """The process is gone; so are its connections."""
         if self.alive:
@@ -143,10 +147,12 @@ class ShardNode(PartyNode):
 
     def tell(self, event: object) -> None:
         """Version 0, admissions and the end are durable as soon as they are known."""
+        if isinstance(event, ev.InitialStored) and self.alive:
+            if event.fragment not in self.versions:
+                self.versions[event.fragment] = 0
+                self.world.watch.durable(event.fragment, 0)
         super().tell(event)
         if isinstance(event, ev.InitialStored):
-            self.versions.setdefault(event.fragment, 0)
-            self.world.watch.durable(event.fragment, 0)
             self._snapshot()
         elif type(event).__name__ in ("Admitted", "Departed", "Finish"):
             self._snapshot()

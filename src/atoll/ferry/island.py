@@ -1,0 +1,131 @@
+"""The island's own tensors, and what may be done with them at a boundary.
+
+`carry_out` runs in the training thread between two steps and is the only place where the model is
+read or written. In place, same storage, any floating dtype. Must never wait: not for a device, not
+for the ferry. An install whose values are not on the device yet stays for the next boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from atoll.ferry.mailbox import CutJob, InstallJob, Job
+from atoll.ferry.receipt import Received, as_held, receive_
+from atoll.ferry.staging import Staging, StagingPool
+from atoll.fragments import Layout
+from atoll.fragments.access import gather, scatter_
+
+CUTS_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedOut:
+    """What was done at a boundary, and what could not be done yet."""
+
+    cuts: tuple[tuple[CutJob, Staging], ...]
+    installs: tuple[InstallJob, ...]
+    left: tuple[Job, ...]
+
+
+class Island:
+    """Named tensors under a layout."""
+
+    def __init__(self, layout: Layout, tensors: Mapping[str, Tensor]):
+        self.layout = layout
+        self.tensors = dict(tensors)
+        self.dtypes = {name: tensor.dtype for name, tensor in self.tensors.items()}
+        self.device = next(iter(self.tensors.values())).device
+        largest = max(fragment.numel for fragment in layout.fragments)
+        self.pool = StagingPool(largest, self.device)
+        self._scratch = torch.empty(0, dtype=torch.float32, device=self.device)
+        self._side: torch.cuda.Stream | None = None
+        self.watch: Callable[[int, bool], None] = _nobody
+        """Told of every install, before (False) and after (True)."""
+
+    def prepare(self) -> None:
+        """Take the memory that boundaries need."""
+        self._scratch = torch.empty(self.pool.numel, dtype=torch.float32, device=self.device)
+        self.pool.fill(CUTS_AT_ONCE)
+        if self.device.type == "cuda":
+            self._side = torch.cuda.Stream(self.device)
+
+    # ------------------------------------------------------------ in the training thread
+
+    def carry_out(self, jobs: Sequence[Job]) -> CarriedOut:
+        """Installs first, then cuts."""
+        installs: list[InstallJob] = []
+        cuts: list[tuple[CutJob, Staging]] = []
+        left: list[Job] = []
+        for job in jobs:
+            if isinstance(job, InstallJob):
+                (installs if self._install(job) else left).append(job)  # type: ignore[arg-type]
+        for job in jobs:
+            if isinstance(job, CutJob):
+                staging = self.pool.take()
+                staging.copy(self.layout, job.fragment, self.tensors, self._side)
+                cuts.append((job, staging))
+        return CarriedOut(tuple(cuts), tuple(installs), tuple(left))
+
+    @torch.no_grad()
+    def _install(self, job: InstallJob) -> bool:
+        if job.ready is not None and not job.ready.query():
+            return False
+        self.watch(job.fragment, False)
+        if job.received.rule == "set":
+            scatter_(self.layout, job.fragment, job.received.published, self.tensors)
+        else:
+            numel = self.layout.fragments[job.fragment].numel
+            theta = gather(self.layout, job.fragment, self.tensors, out=self._scratch[:numel])
+            receive_(theta, job.received)
+            scatter_(self.layout, job.fragment, theta, self.tensors)
+        self.watch(job.fragment, True)
+        if self._side is not None:
+            self._keep_until_used(job.received)
+        return True
+
+    def _keep_until_used(self, received: Received) -> None:
+        """Their memory was taken on the side stream and is read on this one."""
+        current = torch.cuda.current_stream(self.device)
+        for tensor in (received.published, received.base, received.accepted):
+            if tensor is not None and tensor.is_cuda:
+                tensor.record_stream(current)
+
+    # ------------------------------------------------------------ in the ferry
+
+    def held(self, fragment: int, published: Tensor) -> Tensor:
+        """Published values as this island's dtypes hold them."""
+        return as_held(self.layout, fragment, published, self.dtypes)
+
+    def bring(self, received: Received) -> tuple[Received, torch.cuda.Event | None]:
+        """Put an install's values where the parameters are; the event says when they are there."""
+        if self._side is None:
+            return received, None
+        ready = torch.cuda.Event()
+        with torch.cuda.stream(self._side):
+            moved = [self._to_device(t) for t in _tensors(received)]
+            ready.record(self._side)
+        published, base, accepted = moved
+        assert published is not None
+        there = Received(received.rule, published, base, accepted, received.alpha)
+        return there, ready
+
+    def _to_device(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def snapshot(self, fragment: int) -> Tensor:
+        """A fragment as it is now, in host memory; only while nothing trains."""
+        return gather(self.layout, fragment, self.tensors).cpu()
+
+
+def _tensors(received: Received) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    return received.published, received.base, received.accepted
+
+
+def _nobody(fragment: int, done: bool) -> None:
+    """Nobody watches installs."""

@@ -1,0 +1,123 @@
+"""Between the training thread and the ferry: orders one way, crossed boundaries the other.
+
+No lock: orders lie in a deque and boundaries in a queue, whose single operations are atomic. Must
+never make the training thread wait, nor raise the ferry's troubles anywhere but there. An order
+that was taken back is only marked, so whoever took it first decides, and the ferry can tell.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from atoll.core.ids import CutId
+from atoll.core.messages import Granted
+from atoll.core.reasons import Reason
+from atoll.ferry.errors import FerryDiedError
+from atoll.ferry.receipt import Received
+from atoll.ferry.staging import Staging
+from atoll.merge.chain import Published
+
+
+@dataclass(eq=False, slots=True)
+class CutJob:
+    """Copy this fragment at the next boundary, as cut `id`, to be measured from `base`."""
+
+    fragment: int
+    id: CutId
+    base: Published
+    withdrawn: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class InstallJob:
+    """Install this version at the next boundary; `ready`: its upload to the device is done."""
+
+    fragment: int
+    published: Published
+    received: Received
+    ready: torch.cuda.Event | None = None
+    withdrawn: bool = False
+
+
+Job = CutJob | InstallJob
+
+
+@dataclass(frozen=True, slots=True)
+class Crossed:
+    """The training thread was between two steps, and what it did there."""
+
+    step: int
+    tokens: int
+    pace_s: float
+    cuts: tuple[tuple[CutJob, Staging], ...] = ()
+    installs: tuple[InstallJob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The run's progress as last announced. `start` is where this life's own count began."""
+
+    trained: int = 0
+    counted: int = 0
+    budget: int = 0
+    start: int = 0
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """Everything that the two threads share, beside tensors named in jobs."""
+
+    inbox: queue.SimpleQueue[object] = field(default_factory=queue.SimpleQueue)
+    """What the ferry is told: events, boundaries, results of transfers."""
+    jobs: deque[Job] = field(default_factory=deque)
+    leases: deque[Granted] = field(default_factory=deque)
+    news: threading.Event = field(default_factory=threading.Event)
+    """Set by the ferry when there may be something to do; only join and close wait for it."""
+    figures: Figures = field(default_factory=Figures)
+    joined: bool = False
+    incarnation: int = 0
+    over: Reason | None = None
+    failed: bool = False
+    cause: BaseException | None = None
+    trouble: str = ""
+    """Why the syncer cannot be reached just now; empty while it can."""
+
+    def order(self, job: Job) -> None:
+        """The ferry leaves a job for the next boundary."""
+        self.jobs.append(job)
+        self.news.set()
+
+    def take(self) -> list[Job]:
+        """The training thread takes what is there."""
+        taken: list[Job] = []
+        while self.jobs:
+            job = self.jobs.popleft()
+            if not job.withdrawn:
+                taken.append(job)
+        return taken
+
+    def end(self, reason: Reason, failed: bool) -> None:
+        """This learner takes no further part."""
+        self.failed, self.over = failed, reason
+        self.news.set()
+
+    def die(self, cause: BaseException) -> None:
+        """The ferry is dead; the training thread raises this at its next step."""
+        self.cause = cause
+        self.news.set()
+
+    def check(self) -> None:
+        """Raise if the ferry is dead."""
+        if self.cause is not None:
+            raise FerryDiedError(
+                "the thread that carries fragments to the syncer died, so nothing that is trained "
+                f"from here on would be merged: {type(self.cause).__name__}: {self.cause}"
+            ) from self.cause
+
+

@@ -1,0 +1,253 @@
+"""Swarms: a seed draws a whole run with its faults, and the run must not break.
+
+Two phases. Faults on: nothing wrong may ever happen (invariants after every event, checkers from
+outside). Faults off: progress must come back within a bounded time, for every fragment and every
+learner. The seed alone is enough to see a failing run again.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+from atoll.core.coordinator import RunSettings
+from atoll.core.learner_state import OVER
+from atoll.core.settings import ProtocolSettings
+from atoll.simulator.checkers import Violation
+from atoll.simulator.learner_node import LearnerNode
+from atoll.simulator.network import Island, Link
+from atoll.simulator.world import Conditions, World
+
+TOKENS_PER_STEP = 100
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a swarm run went; `failure` is empty when nothing was wrong."""
+
+    seed: int
+    merges: int = 0
+    events: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    failure: str = ""
+
+
+def run_seed(seed: int, faults_s: float = 240.0) -> Outcome:
+    """One run from one seed: faults on, faults off, and what came of it."""
+    outcome = Outcome(seed)
+    dice = random.Random(seed)
+    world = _draw_world(dice, seed)
+    storm = Storm(world, dice, outcome.faults)
+    try:
+        world.clock.at(5.0, storm.strike)
+        world.run_for(faults_s)
+        storm.over = True
+        _heal(world)
+        _expect_progress(world)
+        _expect_balance(world)
+    except (AssertionError, KeyError, IndexError, ValueError) as error:
+        outcome.failure = f"{type(error).__name__}: {error}"
+    outcome.merges, outcome.events = world.watch.num_merges, world.counts.events
+    return outcome
+
+
+def _draw_world(dice: random.Random, seed: int) -> World:
+    settings = _draw_settings(dice)
+    num_shards = dice.choice([1, 1, 1, min(2, settings.P), min(3, settings.P)])
+    run = RunSettings(
+        run=f"swarm-{seed}",
+        layout="layout",
+        budget_tokens=10**12,
+        num_shards=num_shards,
+        lease_s=dice.choice([15.0, 40.0, 120.0]),
+        dataset_items=dice.choice([0, 0, 500]),
+        lease_items=50,
+        initialise_s=20.0,
+    )
+    if not run.dataset_items:
+        run = replace(run, lease_items=0)
+    names = [f"island-{number}" for number in range(settings.M)]
+    islands = [_draw_island(dice, name) for name in names]
+    return World(settings, run, islands, Conditions(seed=seed, merge_s=dice.choice([0.01, 0.3])))
+
+
+def _draw_settings(dice: random.Random) -> ProtocolSettings:
+    M = dice.randint(1, 6)
+    H = dice.choice([2, 4, 8, 12, 24])
+    K: int | str = dice.choice([1, 1, dice.randint(1, M), "all"])
+    return ProtocolSettings(
+        M=M,
+        P=dice.randint(1, min(H, 8)),
+        H=H,
+        K=K,  # type: ignore[arg-type]
+        tau=dice.choice(["auto", "auto", dice.randint(1, max(1, H - 1))]),
+        gamma=dice.choice([0.2, 0.8, 1.0]),
+        min_token_share=dice.choice([0.0, 0.5, 0.5, 1.0]),
+        on_quorum_loss=dice.choice(["wait", "wait", "degrade"]),
+        weighting=dice.choice(["quality", "tokens", "uniform"]),
+        max_staleness=dice.randint(0, 3),
+        scale_stale=dice.choice([True, False]),
+        receipt=dice.choice(["keep", "keep", "overwrite", "alpha"]),
+        unmerged=dice.choice(["carry", "carry", "drop"]),
+        look_ahead=dice.choice([0, 1, 1, 2]),
+        silence_s=dice.choice([5.0, 10.0]),
+        beat_s=dice.choice([1.0, 2.0]),
+        first_round_s=dice.choice([5.0, 30.0]),
+    )
+
+
+def _draw_island(dice: random.Random, name: str) -> Island:
+    link = Link(
+        delay_s=dice.choice([0.001, 0.05, 0.3]),
+        jitter_s=dice.choice([0.0, 0.05]),
+        loss=dice.choice([0.0, 0.0, 0.03]),
+        duplicate=dice.choice([0.0, 0.03]),
+        reorder=dice.choice([0.0, 0.05]),
+        bulk_s=dice.choice([0.0, 0.2, 2.0]),
+    )
+    step_s = dice.choice([0.4, 0.5, 0.5, 0.6, 4.0])
+    return Island(name, step_s, dice.choice([0.0, 0.1]), link, joins_at_s=dice.random() * 3)
+
+
+class Storm:
+    """Draws faults, one after another, until it is over."""
+
+    def __init__(self, world: World, dice: random.Random, counts: dict[str, int]):
+        self.world = world
+        self.dice = dice
+        self.counts = counts
+        self.over = False
+        self.kinds = {
+            "kill_learner": self._kill_learner,
+            "freeze_learner": lambda: self._learner().freeze(self.dice.choice([2.0, 8.0, 20.0])),
+            "stall_learner": lambda: self._learner().stall(self.dice.choice([3.0, 15.0])),
+            "cut_link": self._cut_link,
+            "leave": self._leave,
+            "garbage": self._garbage,
+            "kill_syncer": self._kill_syncer,
+            "kill_shard": self._kill_shard,
+            "kill_coordinator": self._kill_coordinator,
+            "disk_full": self._disk_full,
+        }
+
+    def strike(self) -> None:
+        """One fault now, the next one a while later."""
+        if self.over:
+            return
+        kind = self.dice.choice(list(self.kinds))
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.kinds[kind]()
+        self.world.clock.after(self.dice.expovariate(1 / 8.0), self.strike)
+
+    def _learner(self) -> LearnerNode:
+        return self.dice.choice(list(self.world.learners.values()))
+
+    def _kill_learner(self) -> None:
+        node = self._learner()
+        node.kill()
+        self.world.clock.after(self.dice.choice([1.0, 10.0, 30.0]), lambda: revive(node))
+
+    def _cut_link(self) -> None:
+        node = self._learner()
+        node.cut_link()
+        self.world.clock.after(self.dice.choice([1.0, 10.0, 30.0]), node.mend_link)
+
+    def _leave(self) -> None:
+        node = self._learner()
+        node.leave(self.dice.choice([0.0, 5.0]))
+        self.world.clock.after(20.0, lambda: revive(node))
+
+    def _garbage(self) -> None:
+        self._learner().corrupt_next = self.dice.choice(["non_finite", "checksum", "size"])
+
+    def _kill_syncer(self) -> None:
+        self.world.kill_syncer()
+        self.world.clock.after(self.dice.choice([0.5, 5.0, 20.0]), self.world.start_syncer)
+
+    def _kill_shard(self) -> None:
+        self.dice.choice(self.world.shards).kill()
+        self.world.clock.after(self.dice.choice([0.5, 5.0]), self.world.start_syncer)
+
+    def _kill_coordinator(self) -> None:
+        self.world.coordinator.kill()
+        self.world.clock.after(self.dice.choice([0.5, 5.0, 20.0]), self.world.start_syncer)
+
+    def _disk_full(self) -> None:
+        shard = self.dice.choice(self.world.shards)
+        shard.disk_full = True
+
+        def freed() -> None:
+            shard.disk_full = False
+
+        self.world.clock.after(self.dice.choice([2.0, 10.0]), freed)
+
+
+def revive(node: LearnerNode) -> None:
+    """A fresh process, if there is none that takes part."""
+    if node.core.state.phase == OVER:
+        node.kill()
+    if not node.alive:
+        node.start()
+
+
+def _heal(world: World) -> None:
+    """Everything is mended: links, processes, disks; nobody is stopped any more."""
+    world.start_syncer()
+    for shard in world.shards:
+        shard.disk_full = False
+    for node in world.learners.values():
+        node.mend_link()
+        node.stalled_until_s = 0.0
+        node.corrupt_next = ""
+        node.island = replace(
+            node.island, link=replace(node.island.link, loss=0.0, duplicate=0.0, reorder=0.0)
+        )
+        if node.frozen:
+            node.kill()
+        revive(node)
+
+
+def _expect_progress(world: World) -> None:
+    """Within a bounded time every fragment is merged again, with work of every learner."""
+    since_s = world.clock.now_s
+    before = dict(world.watch.versions)
+    merged_before = len(world.watch.merged_in)
+    step_s = max(node.island.step_s for node in world.learners.values())
+    settings = world.settings
+    limit_s = 200.0 + world.run.lease_s + 12 * settings.H * step_s * (1 + settings.P / 2)
+
+    def back() -> bool:
+        versions = world.watch.versions
+        rounds = [versions.get(p, -1) - before.get(p, -1) for p in range(settings.P)]
+        if min(rounds) < 2:
+            return False
+        recent = list(world.watch.merged_in)[merged_before:]
+        names = {cut.learner for cut, _ in recent}
+        return len(names) == len(world.learners)
+
+    while not back():
+        if world.clock.now_s - since_s > limit_s:
+            raise Violation(_stuck(world, before, merged_before, limit_s))
+        world.run_for(5.0)
+        for node in world.learners.values():
+            if node.over_code == "left":
+                revive(node)
+
+
+def _stuck(world: World, before: dict[int, int], merged_before: int, limit_s: float) -> str:
+    rounds = {p: v - before.get(p, -1) for p, v in sorted(world.watch.versions.items())}
+    names = sorted({cut.learner for cut, _ in list(world.watch.merged_in)[merged_before:]})
+    phases = {n.name: n.over_code or n.core.state.phase for n in world.learners.values()}
+    return (
+        f"{limit_s:.0f} s after the faults: merges {rounds}, work merged of {names}, "
+        f"learners {phases}, coordinator {world.coordinator.core.status()}"
+    )
+
+
+def _expect_balance(world: World) -> None:
+    """Every token of every present life has exactly one fate."""
+    for node in world.learners.values():
+        for holding in node.core.state.holdings:
+            off = holding.ledger.balance(node.core.state.tokens)
+            if off:
+                raise Violation(f"{node.name}, fragment {holding.number}: {off} tokens off")
