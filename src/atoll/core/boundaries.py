@@ -1,7 +1,8 @@
 """What a learner does with its fragments: orders for the next boundary, receipts, transfers.
 
-At most two cuts and ceil(tau * P / H) installs are ordered for one boundary, and one order per
-fragment. Which receipt rule applies follows from whether a cut of this learner was merged.
+At most two cuts and ceil(tau * P / H) installs are ordered for one boundary. Installs come before
+cuts, so that a learner slower than the rounds hands in work on the newest version. Which receipt
+rule applies follows from whether a cut of this learner was merged.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from atoll.core.learner_state import (
     NEVER,
     OVER,
     TRAINING,
+    CutOrdered,
     Holding,
-    Order,
+    InstallOrdered,
     Transfer,
 )
 from atoll.core.reasons import Reason
@@ -55,28 +57,28 @@ class Boundaries(LearnerDesk):
 
     def _cut(self, fragment: int) -> None:
         holding = self._holding(fragment)
-        order = holding.order if holding else None
-        if holding is None or order is None or order.kind != "cut":
+        order = holding.cut if holding else None
+        if holding is None or order is None:
             self._refuse("unasked", f"no cut of fragment {fragment} was ordered")
             return
-        holding.order = None
+        holding.cut = None
         at = (self.state.steps, self.state.tokens)
         if at[1] <= holding.ledger.origin or at[0] <= holding.ledger.origin_step:
             empty = Reason("empty", "nothing was trained since the last one")
-            self._out.append(fx.Forget(order.cut, fragment, empty))
+            self._out.append(fx.Forget(order.id, fragment, empty))
             return
-        cut = holding.ledger.cut(order.cut, fragment, holding.base, order.call, at)
+        cut = holding.ledger.cut(order.id, fragment, holding.base, order.call, at)
         self.state.transfers.append(Transfer(fragment, cut.id.number))
         announce = msg.Announce(cut)
         self._send((self._shard(fragment),), announce, Reason("cut", f"{cut.tokens} tokens"))
 
     def _installed(self, fragment: int) -> None:
         holding = self._holding(fragment)
-        order = holding.order if holding else None
-        if holding is None or order is None or order.kind != "install":
+        order = holding.install if holding else None
+        if holding is None or order is None:
             self._refuse("unasked", f"no install of fragment {fragment} was ordered")
             return
-        holding.order, holding.base = None, order.version
+        holding.install, holding.base = None, order.version
         holding.fetched = max(holding.fetched, order.version)
         if order.merged > 0:
             _, settled = holding.ledger.merge(order.merged)
@@ -118,13 +120,13 @@ class Boundaries(LearnerDesk):
             self._out.append(fx.Fetch(h.number, h.latest, h.digest, h.full, reason))
 
     def _plan_installs(self) -> None:
-        ordered = self._num_ordered("install")
+        ordered = self._num_installs()
         limit = self._install_limit()
         for holding in self.state.holdings:
             if ordered >= limit:
                 return
             known = holding.base < holding.fetched <= holding.latest
-            if known and holding.order is None:
+            if known and holding.install is None:
                 ordered += 1
                 self._order_install(holding)
 
@@ -138,7 +140,7 @@ class Boundaries(LearnerDesk):
         merged = None
         if holding.base < holding.mark_version <= holding.fetched:
             merged = holding.ledger.find(holding.mark_cut)
-        order = Order("install", version=holding.fetched, rule="keep")
+        order = InstallOrdered(holding.fetched)
         if merged is not None:
             order.merged = merged.id.number
             self._receive_merged(holding, order, merged)
@@ -146,13 +148,13 @@ class Boundaries(LearnerDesk):
             self._receive_unmerged(holding, order)
         if holding.base < 0:
             order.rule, order.code = "set", "joined"
-        holding.order = order
+        holding.install = order
         reason = Reason(order.code, f"version {order.version} of fragment {holding.number}")
         self._out.append(
             fx.InstallOrder(holding.number, order.version, order.rule, order.accepted, reason)
         )
 
-    def _receive_merged(self, holding: Holding, order: Order, merged: Cut) -> None:
+    def _receive_merged(self, holding: Holding, order: InstallOrdered, merged: Cut) -> None:
         order.code = "merged"
         if self.settings.receipt == "overwrite":
             order.rule, order.code = "set", "overwritten"
@@ -161,8 +163,7 @@ class Boundaries(LearnerDesk):
             if self.settings.receipt == "alpha":
                 order.rule = "alpha"
 
-    def _receive_unmerged(self, holding: Holding, order: Order) -> None:
-        order.code = "carried"
+    def _receive_unmerged(self, holding: Holding, order: InstallOrdered) -> None:
         steps = self.state.steps - holding.ledger.origin_step
         if self.settings.unmerged == "drop":
             order.rule, order.code = "set", "unmerged"
@@ -173,7 +174,7 @@ class Boundaries(LearnerDesk):
         """Answer calls, the longest waiting first; leave at most two uploads queued."""
         if self.state.phase not in (TRAINING, LEAVING):
             return
-        ordered = self._num_ordered("cut")
+        ordered = self._num_cuts()
         waiting = [h for h in self.state.holdings if h.call != 0 and self._may_cut(h)]
         for holding in sorted(waiting, key=lambda h: (h.called_s, h.number)):
             if ordered >= CUTS_AT_A_BOUNDARY:
@@ -184,26 +185,29 @@ class Boundaries(LearnerDesk):
             self._order_cut(holding)
 
     def _may_cut(self, h: Holding) -> bool:
-        if h.order is not None or h.base < 0 or h.latest - h.base > self.settings.max_staleness:
+        base = h.install.version if h.install is not None else h.base
+        if h.cut is not None or base < 0 or h.latest - base > self.settings.max_staleness:
             return False
-        newer_holds_mine = h.mark_version > h.base and h.ledger.find(h.mark_cut) is not None
+        newer_holds_mine = h.mark_version > base and h.ledger.find(h.mark_cut) is not None
         return not newer_holds_mine
 
     def _order_cut(self, holding: Holding) -> None:
         id = CutId(self.state.name, self.state.incarnation, self.state.next_cut)
         self.state.next_cut += 1
-        holding.order = Order("cut", cut=id, call=max(0, holding.call))
+        holding.cut = CutOrdered(id, max(0, holding.call))
         reason = Reason("called" if holding.call > 0 else "leaving", f"round {holding.call}")
         holding.call = 0
         self._out.append(fx.CutOrder(holding.number, id, reason))
 
-    def _num_ordered(self, kind: str) -> int:
-        orders = [h.order for h in self.state.holdings]
-        return len([1 for order in orders if order is not None and order.kind == kind])
+    def _num_cuts(self) -> int:
+        return len([1 for holding in self.state.holdings if holding.cut is not None])
+
+    def _num_installs(self) -> int:
+        return len([1 for holding in self.state.holdings if holding.install is not None])
 
     def _leave_when_done(self) -> None:
         state = self.state
-        busy = state.transfers or self._num_ordered("cut")
+        busy = state.transfers or self._num_cuts()
         if not busy and not any(h.call != 0 and self._may_cut(h) for h in state.holdings):
             self._go(state.leave_why)
 
@@ -252,8 +256,7 @@ class Boundaries(LearnerDesk):
 
     def _drop_cut(self, fragment: int, number: int, reason: Reason) -> None:
         holding = self.state.holdings[fragment]
-        order = holding.order
-        if order is not None and order.accepted == number:
+        if holding.install is not None and holding.install.merged == number:
             return
         cut = holding.ledger.drop(number, reason.code)
         if cut is None:

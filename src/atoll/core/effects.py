@@ -103,7 +103,10 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class CutOrder:
-    """At the next boundary copy this fragment, as cut `id`."""
+    """At the next boundary copy this fragment, as cut `id`, after installing what is ordered.
+
+    A fragment whose ordered install cannot be carried out there is not cut there either.
+    """
 
     fragment: int
     id: CutId
@@ -128,7 +131,7 @@ class InstallOrder:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """An order that was not carried out yet is void."""
+    """The orders for this fragment that were not carried out yet are void."""
 
     fragment: int
     reason: Reason

@@ -24,7 +24,7 @@ def require(party: str, wrong: list[str]) -> None:
 def check_learner(state: LearnerState) -> list[str]:
     """The ledger has no gap and no overlap, and no limit of a boundary is passed."""
     wrong: list[str] = []
-    cuts = installs = 0
+    cuts = 0
     for holding in state.holdings:
         off = holding.ledger.balance(state.tokens) if state.phase != OVER else 0
         if off:
@@ -33,9 +33,7 @@ def check_learner(state: LearnerState) -> list[str]:
             wrong.append(f"fragment {holding.number} has work from the future")
         if holding.base > holding.latest:
             wrong.append(f"fragment {holding.number} holds a version that was never announced")
-        if holding.order is not None:
-            cuts += int(holding.order.kind == "cut")
-            installs += int(holding.order.kind == "install")
+        cuts += int(holding.cut is not None)
     if cuts > 2:
         wrong.append(f"{cuts} cuts are ordered for one boundary")
     if state.phase == "training" and len(state.transfers) + cuts > 2 + _wanted_again(state):

@@ -237,8 +237,6 @@ class LearnerCore(Boundaries):
         if holding is None or not mine or event.cut.incarnation != self.state.incarnation:
             self._refuse("foreign", f"the fate of {event.cut}")
             return
-        if holding.order is not None and holding.order.merged == event.cut.number:
-            return
         if holding.mark_version > holding.base and holding.mark_cut >= event.cut.number:
             return
         self._drop_cut(event.fragment, event.cut.number, Reason(event.code, event.sentence))
@@ -351,8 +349,6 @@ class LearnerCore(Boundaries):
         state.phase, state.leave_why = LEAVING, event.why
         state.leave_at_s = self._now + max(0.0, event.limit_s)
         for holding in state.holdings:
-            if holding.order is not None and holding.order.kind == "install":
-                continue
             if holding.ledger.open(state.tokens) > 0:
                 holding.call = -1
                 holding.called_s = self._now

@@ -64,8 +64,8 @@ class LearnerDesk:
         self._out.append(fx.Forget(cut.id, cut.fragment, Reason(code, "")))
 
     def _withdraw(self, holding: Holding, code: str) -> None:
-        if holding.order is not None:
-            holding.order = None
+        if holding.cut is not None or holding.install is not None:
+            holding.cut = holding.install = None
             self._out.append(fx.Withdraw(holding.number, Reason(code, "")))
 
     def _report_to(self, parties: tuple[str, ...]) -> None:

@@ -18,17 +18,26 @@ OVER = "over"
 
 
 @dataclass(slots=True)
-class Order:
-    """What the training thread is asked to do with a fragment at its next boundary."""
+class CutOrdered:
+    """A cut that the training thread is to take at its next boundary, for round `call`."""
 
-    kind: str
-    cut: CutId = field(default_factory=lambda: CutId("", 0, 0))
-    call: int = 0
-    version: int = -1
-    rule: str = ""
+    id: CutId
+    call: int
+
+
+@dataclass(slots=True)
+class InstallOrdered:
+    """An install that the training thread is to carry out at its next boundary.
+
+    `merged` is the cut whose fate the version settles (0: none), `accepted` the one whose
+    displacement is taken out of the learner's own work (-1: none), `code` why the rule applies.
+    """
+
+    version: int
+    rule: str = "keep"
     accepted: int = -1
-    merged: int = -1
-    code: str = ""
+    merged: int = 0
+    code: str = "carried"
 
 
 @dataclass(slots=True)
@@ -49,7 +58,8 @@ class Holding:
     call: int = 0
     called_s: float = 0.0
     last_call: int = 0
-    order: Order | None = None
+    cut: CutOrdered | None = None
+    install: InstallOrdered | None = None
     ledger: FragmentLedger = field(default_factory=FragmentLedger)
 
 

@@ -226,12 +226,14 @@ class Rounds(ShardDesk):
 
     def _initial_stored(self, event: ev.InitialStored) -> None:
         fragment = self._fragment(event.fragment)
-        if fragment is None or fragment.version >= 0:
-            self._refuse("driver", "unasked", f"fragment {event.fragment} has its first version")
+        if fragment is None:
+            self._refuse("driver", "unasked", f"fragment {event.fragment} is not of this shard")
             return
-        fragment.version, fragment.digest, fragment.published_s = 0, event.digest, self._now
         ready = msg.FragmentReady(fragment.number)
         self._send((COORDINATOR,), ready, Reason("ready", "version 0 is durable"))
+        if fragment.version >= 0:
+            return
+        fragment.version, fragment.digest, fragment.published_s = 0, event.digest, self._now
         self._publish_to(self._connected_names(), fragment, "initial")
 
     # ------------------------------------------------------------ last rounds

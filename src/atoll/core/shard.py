@@ -25,6 +25,9 @@ from atoll.core.shard_desk import NEVER
 from atoll.core.shard_state import Fragment, Seat, ShardState
 
 
+REMEMBERED = 4096
+
+
 class ShardCore(Rounds):
     """Decides for the fragments of one shard. `handle` takes every event, in order."""
 
@@ -99,7 +102,8 @@ class ShardCore(Rounds):
 
     def _admitted(self, event: msg.Admitted) -> None:
         seat = self.state.seats.get(event.learner)
-        if seat is not None and seat.incarnation >= event.incarnation:
+        known = seat.incarnation if seat is not None else 0
+        if event.incarnation <= max(known, self.state.over.get(event.learner, 0)):
             return
         if seat is not None:
             self._void(event.learner, "replaced", "a newer process took the learner's name")
@@ -117,6 +121,7 @@ class ShardCore(Rounds):
             self._connected(ev.Connected(event.learner, event.incarnation))
 
     def _departed(self, event: msg.Departed) -> None:
+        self._is_over(event.learner, event.incarnation)
         seat = self.state.seats.get(event.learner)
         if seat is None or seat.incarnation != event.incarnation:
             return
@@ -126,6 +131,13 @@ class ShardCore(Rounds):
             self._void(event.learner, event.code, f"the learner is gone: {event.code}")
             del self.state.seats[event.learner]
         self._look_around()
+
+    def _is_over(self, name: str, incarnation: int) -> None:
+        """A late `Admitted` must not bring this life back."""
+        over = self.state.over
+        over[name] = max(incarnation, over.pop(name, 0))
+        if len(over) > REMEMBERED:
+            del over[next(iter(over))]
 
     def _leaving(self, event: msg.Leave) -> None:
         seat = self.state.seats.get(event.learner)

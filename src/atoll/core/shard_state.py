@@ -70,7 +70,11 @@ class Tally:
 
 @dataclass(slots=True)
 class ShardState:
-    """All that a shard core is."""
+    """All that a shard core is.
+
+    `early` are lives that connected before they were admitted, `over` the last life of a name that
+    is known to have ended.
+    """
 
     epoch: int
     fragments: list[Fragment]
@@ -78,6 +82,7 @@ class ShardState:
     roster: Roster = field(default_factory=Roster)
     seats: dict[str, Seat] = field(default_factory=dict)
     early: dict[str, int] = field(default_factory=dict)
+    over: dict[str, int] = field(default_factory=dict)
     now_s: float = 0.0
     quorum_wait_s: float = 0.0
     merge_s: float = 0.0

@@ -13,7 +13,6 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from atoll.core.ids import CutId
 from atoll.core.messages import Granted
@@ -119,5 +118,3 @@ class Mailbox:
                 "the thread that carries fragments to the syncer died, so nothing that is trained "
                 f"from here on would be merged: {type(self.cause).__name__}: {self.cause}"
             ) from self.cause
-
-

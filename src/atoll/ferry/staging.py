@@ -23,7 +23,9 @@ class Staging:
     def __init__(self, numel: int, device: torch.device):
         self.is_cuda = device.type == "cuda"
         self._host = torch.empty(numel, dtype=torch.float32, pin_memory=self.is_cuda)
-        self._device = torch.empty(numel, dtype=torch.float32, device=device) if self.is_cuda else None
+        self._device = (
+            torch.empty(numel, dtype=torch.float32, device=device) if self.is_cuda else None
+        )
         self._done = torch.cuda.Event() if self.is_cuda else None
         self._numel = 0
 

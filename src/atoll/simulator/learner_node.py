@@ -33,7 +33,8 @@ class LearnerNode:
         self.stalled_until_s = 0.0
         self.corrupt_next = ""
         self.connections: dict[str, int] = {}
-        self.orders: dict[int, fx.Effect] = {}
+        self.cuts: dict[int, fx.CutOrder] = {}
+        self.installs: dict[int, fx.InstallOrder] = {}
         self.step = 0
         self.tokens = 0
         self.last_boundary_s = 0.0
@@ -49,7 +50,8 @@ class LearnerNode:
         self.life += 1
         self.alive, self.frozen = True, False
         self.core = LearnerCore(self.world.settings, self.name, self.world.layout)
-        self.orders, self.connections, self.waiting = {}, {}, []
+        self.cuts, self.installs = {}, {}
+        self.connections, self.waiting = {}, []
         self.step = self.tokens = 0
         self.pace_s = 0.0
         self.over_code = ""
@@ -115,13 +117,14 @@ class LearnerNode:
                 for party in effect.to:
                     self.world.send_up(self, party, effect.message)
             case fx.CutOrder():
-                self.orders[effect.fragment] = effect
+                self.cuts[effect.fragment] = effect
             case fx.InstallOrder():
-                self.orders[effect.fragment] = effect
+                self.installs[effect.fragment] = effect
                 if self.core.state.phase == JOINING:
                     self._later(0.0, self._boundary)
             case fx.Withdraw():
-                self.orders.pop(effect.fragment, None)
+                self.cuts.pop(effect.fragment, None)
+                self.installs.pop(effect.fragment, None)
             case fx.Upload():
                 self._upload(effect.cut)
             case fx.Fetch():
@@ -162,16 +165,13 @@ class LearnerNode:
         self.pace_s += 0.2 * (self.island.step_s - self.pace_s)
 
     def _boundary(self) -> None:
-        cuts, installs = [], []
-        for fragment, order in sorted(self.orders.items()):
-            if isinstance(order, fx.CutOrder):
-                self.world.payload.cut(self.name, fragment, order.id.number)
-                cuts.append(fragment)
-            elif isinstance(order, fx.InstallOrder):
-                self.world.payload.install(self.name, order)
-                installs.append(fragment)
-        self.orders = {}
-        self.tell(ev.Boundary(self.step, self.tokens, self.pace_s, tuple(cuts), tuple(installs)))
+        for _, install in sorted(self.installs.items()):
+            self.world.payload.install(self.name, install)
+        for fragment, cut in sorted(self.cuts.items()):
+            self.world.payload.cut(self.name, fragment, cut.id.number)
+        cuts, installs = tuple(sorted(self.cuts)), tuple(sorted(self.installs))
+        self.cuts, self.installs = {}, {}
+        self.tell(ev.Boundary(self.step, self.tokens, self.pace_s, cuts, installs))
 
     # ------------------------------------------------------------ the network
 

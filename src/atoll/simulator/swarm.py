@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from atoll.core.coordinator import RunSettings
 from atoll.core.learner_state import OVER
@@ -74,13 +75,16 @@ def _draw_world(dice: random.Random, seed: int) -> World:
 def _draw_settings(dice: random.Random) -> ProtocolSettings:
     M = dice.randint(1, 6)
     H = dice.choice([2, 4, 8, 12, 24])
-    K: int | str = dice.choice([1, 1, dice.randint(1, M), "all"])
+    K: int | Literal["all"] = (
+        "all" if dice.random() < 0.25 else dice.choice([1, dice.randint(1, M)])
+    )
+    tau: int | Literal["auto"] = "auto" if dice.random() < 0.6 else dice.randint(1, max(1, H - 1))
     return ProtocolSettings(
         M=M,
         P=dice.randint(1, min(H, 8)),
         H=H,
-        K=K,  # type: ignore[arg-type]
-        tau=dice.choice(["auto", "auto", dice.randint(1, max(1, H - 1))]),
+        K=K,
+        tau=tau,
         gamma=dice.choice([0.2, 0.8, 1.0]),
         min_token_share=dice.choice([0.0, 0.5, 0.5, 1.0]),
         on_quorum_loss=dice.choice(["wait", "wait", "degrade"]),
@@ -216,6 +220,8 @@ def _expect_progress(world: World) -> None:
     settings = world.settings
     limit_s = 200.0 + world.run.lease_s + 12 * settings.H * step_s * (1 + settings.P / 2)
 
+    able = [node.name for node in world.learners.values() if _keeps_up(node, world)]
+
     def back() -> bool:
         versions = world.watch.versions
         rounds = [versions.get(p, -1) - before.get(p, -1) for p in range(settings.P)]
@@ -223,7 +229,7 @@ def _expect_progress(world: World) -> None:
             return False
         recent = list(world.watch.merged_in)[merged_before:]
         names = {cut.learner for cut, _ in recent}
-        return len(names) == len(world.learners)
+        return all(name in names for name in able)
 
     while not back():
         if world.clock.now_s - since_s > limit_s:
@@ -232,6 +238,15 @@ def _expect_progress(world: World) -> None:
         for node in world.learners.values():
             if node.over_code == "left":
                 revive(node)
+
+
+def _keeps_up(node: LearnerNode, world: World) -> bool:
+    """Whether a learner can hand in a cut before its base is too old: its link may be too slow."""
+    fastest_s = min(each.island.step_s for each in world.learners.values())
+    link, step_s = node.island.link, node.island.step_s
+    there_and_back_s = 2 * (link.bulk_s + link.delay_s + link.jitter_s) + 4 * link.delay_s + step_s
+    versions = max(1, world.settings.max_staleness)
+    return there_and_back_s < versions * world.settings.H * fastest_s
 
 
 def _stuck(world: World, before: dict[int, int], merged_before: int, limit_s: float) -> str:

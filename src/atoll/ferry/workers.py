@@ -1,0 +1,60 @@
+"""A few threads for transfers, each with a connection of its own.
+
+A task is given the connection of the thread that runs it. What a task does not expect is handed to
+`on_crash`, once, and must end the ferry: a transfer that nobody carries on would be a hidden wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from atoll.ferry.bulk import BulkConnection
+
+Task = Callable[[BulkConnection], None]
+
+
+class Workers:
+    """Threads start with the first task."""
+
+    def __init__(
+        self,
+        num_threads: int,
+        connect: Callable[[], BulkConnection],
+        on_crash: Callable[[BaseException], None],
+    ):
+        self.num_threads = num_threads
+        self._connect = connect
+        self._on_crash = on_crash
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._connections: list[BulkConnection] = []
+
+    def submit(self, task: Task) -> None:
+        """Run a task when a thread is free."""
+        if not self._threads:
+            self._start()
+        self._tasks.put(task)
+
+    def stop(self) -> None:
+        """Let every thread end after the task in hand."""
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def _start(self) -> None:
+        for number in range(self.num_threads):
+            thread = threading.Thread(target=self._work, name=f"atoll-bulk-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        connection = self._connect()
+        self._connections.append(connection)
+        try:
+            while (task := self._tasks.get()) is not None:
+                task(connection)
+        except BaseException as error:  # noqa: BLE001  # the edge of a thread: the ferry must hear of it
+            self._on_crash(error)
+        finally:
+            connection.close()
