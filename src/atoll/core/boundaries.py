@@ -67,6 +67,7 @@ class Boundaries(LearnerDesk):
             empty = Reason("empty", "nothing was trained since the last one")
             self._out.append(fx.Forget(order.id, fragment, empty))
             return
+        holding.tried = holding.ledger.origin
         cut = holding.ledger.cut(order.id, fragment, holding.base, order.call, at)
         self.state.transfers.append(Transfer(fragment, cut.id.number))
         announce = msg.Announce(cut)
@@ -127,15 +128,24 @@ class Boundaries(LearnerDesk):
                 return
             known = holding.base < holding.fetched <= holding.latest
             if known and holding.install is None:
-                ordered += 1
-                self._order_install(holding)
+                order = self._receipt(holding)
+                if not self._cut_comes_first(holding, order):
+                    ordered += 1
+                    self._order_install(holding, order)
+
+    def _cut_comes_first(self, h: Holding, order: InstallOrdered) -> bool:
+        """An install that lets go of work waits while a cut of that work is asked for."""
+        lets_go = order.rule == "set" and order.code == "unmerged" and h.base >= 0
+        if not lets_go or h.ledger.open(self.state.tokens) == 0:
+            return False
+        return h.cut is not None or (h.call != 0 and self._may_cut(h))
 
     def _install_limit(self) -> int:
         if self.state.phase == JOINING:
             return self.settings.P
         return math.ceil(self.state.tau * self.settings.P / self.settings.H)
 
-    def _order_install(self, holding: Holding) -> None:
+    def _receipt(self, holding: Holding) -> InstallOrdered:
         """Which receipt rule applies follows from whether a cut of this learner was merged."""
         merged = None
         if holding.base < holding.mark_version <= holding.fetched:
@@ -148,6 +158,9 @@ class Boundaries(LearnerDesk):
             self._receive_unmerged(holding, order)
         if holding.base < 0:
             order.rule, order.code = "set", "joined"
+        return order
+
+    def _order_install(self, holding: Holding, order: InstallOrdered) -> None:
         holding.install = order
         reason = Reason(order.code, f"version {order.version} of fragment {holding.number}")
         self._out.append(
@@ -164,10 +177,13 @@ class Boundaries(LearnerDesk):
                 order.rule = "alpha"
 
     def _receive_unmerged(self, holding: Holding, order: InstallOrdered) -> None:
+        """Work is too old when it is long, and had its chance or its base is left behind."""
         steps = self.state.steps - holding.ledger.origin_step
+        had_its_chance = holding.tried == holding.ledger.origin
+        left_behind = order.version - holding.base > self.settings.max_staleness
         if self.settings.unmerged == "drop":
             order.rule, order.code = "set", "unmerged"
-        elif steps > self.settings.age_limit_steps:
+        elif steps > self.settings.age_limit_steps and (had_its_chance or left_behind):
             order.rule, order.code = "set", "too_old"
 
     def _plan_cuts(self) -> None:

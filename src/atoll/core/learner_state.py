@@ -42,7 +42,11 @@ class InstallOrdered:
 
 @dataclass(slots=True)
 class Holding:
-    """One fragment as the learner holds it, and what is under way with it."""
+    """One fragment as the learner holds it, and what is under way with it.
+
+    `call` is a round that waits for a cut (-1: the last cut before leaving), `tried` the origin of
+    the work that was last handed in.
+    """
 
     number: int
     base: int = -1
@@ -58,6 +62,7 @@ class Holding:
     call: int = 0
     called_s: float = 0.0
     last_call: int = 0
+    tried: int = -1
     cut: CutOrdered | None = None
     install: InstallOrdered | None = None
     ledger: FragmentLedger = field(default_factory=FragmentLedger)

@@ -19,6 +19,7 @@ from atoll.core.shard_state import Fragment
 from atoll.core.weights import part_of
 
 PATIENCE_ROUNDS = 3
+CALLS_REMEMBERED = 7
 LONGEST_RETRY_S = 60.0
 
 
@@ -36,7 +37,7 @@ class Rounds(ShardDesk):
     def _call(self, index: int, last: bool) -> None:
         fragment, live = self.state.fragments[index], self.state.roster.names(LIVE)
         fragment.round_number += 1
-        fragment.called_s = self._now
+        fragment.calls = [*fragment.calls[-CALLS_REMEMBERED:], (fragment.round_number, self._now)]
         tau, step_s = self._tau(), self._step_s()
         spent_s = self.state.quorum_wait_s + self._sync_s()
         limit_s = self.state.finish_limit_s if last else self._round_limit_s(live)

@@ -329,10 +329,11 @@ class ShardCore(Rounds):
     def _measure_arrival(self, fragment: Fragment, cut: Cut) -> None:
         """How long this learner takes from call to arrival, late or refused ones included."""
         seat, index = self.state.seats[cut.id.learner], self._index(fragment.number)
-        this_round = 0 < cut.call == fragment.round_number > seat.answered[index]
-        if this_round and cut.id.incarnation == seat.incarnation:
+        took_s = self._now - fragment.called_s(cut.call)
+        news = cut.id.incarnation == seat.incarnation and cut.call > seat.answered[index]
+        if news and took_s >= 0:
             seat.answered[index] = cut.call
-            seat.arrive_s = smooth(seat.arrive_s, self._now - fragment.called_s)
+            seat.arrive_s = smooth(seat.arrive_s, took_s)
 
     def _take(self, fragment: Fragment, cut: Cut) -> None:
         name, index = cut.id.learner, self._index(fragment.number)

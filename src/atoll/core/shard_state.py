@@ -27,18 +27,20 @@ class Seat:
 
 @dataclass(slots=True)
 class Fragment:
-    """One fragment: its version, the round or merge under way, and cuts that wait."""
+    """One fragment: its version, the round or merge under way, and cuts that wait.
+
+    `calls` are the last rounds by number and time, `fallback` late cuts by learner.
+    """
 
     number: int
     version: int = -1
     digest: str = ""
     round_number: int = 0
-    called_s: float = 0.0
+    calls: list[tuple[int, float]] = field(default_factory=list)
     published_s: float = 0.0
     closed_s: float = 0.0
     round: Round | None = None
     merge: Merge | None = None
-    merge_parts_bad: int = 0
     retry_at_s: float = float("inf")
     retry_pause_s: float = 0.0
     fallback: dict[str, Cut] = field(default_factory=dict)
@@ -46,6 +48,10 @@ class Fragment:
     merged_tokens: int = 0
     last_called: bool = False
     final: bool = False
+
+    def called_s(self, number: int) -> float:
+        """When a round was called; infinity when that is too long ago to be known."""
+        return next((at_s for each, at_s in self.calls if each == number), float("inf"))
 
     @property
     def at_rest(self) -> bool:

@@ -55,8 +55,10 @@ class BulkConnection:
         self._first = 0
 
     def ask(self, request: Request, into: memoryview | None = None) -> Answer:
-        """Send a request and read its answer. A kept connection may have been closed meanwhile:
-        then once more on a fresh one."""
+        """Send a request and read its answer.
+
+        A kept connection may have been closed meanwhile: then once more on a fresh one.
+        """
         fresh = self._http is None
         try:
             return self._ask(request, into)
@@ -84,7 +86,7 @@ class BulkConnection:
         except _BROKEN as error:
             self.close()
             raise LinkBrokenError(f"{self.door}: {_words(error)}") from error
-        if broke or response.will_close or answer.num_bytes < (response.length or 0):
+        if broke or response.will_close or not response.isclosed():
             self.close()
         if answer.status >= 300:
             raise _refusal(answer)

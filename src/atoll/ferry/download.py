@@ -11,6 +11,8 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+import torch
+
 from atoll.ferry.bulk import Answer, BulkConnection, Request
 from atoll.ferry.door import Door
 from atoll.ferry.errors import FerryError, LinkBrokenError, RefusedError
@@ -75,8 +77,7 @@ class Downloader:
         path = self.door.path("fragments", fragment)
         if base is not None:
             path += f"?base={base.version}"
-        most = max(4 * numel, KEPT_INCREMENTS * encoded_bytes(self.codec, numel))
-        buffer = self._take_buffer(most)
+        buffer = self._take_buffer(encoded_bytes("fp32", numel))  # increments come when fewer
         try:
             view = memoryview(buffer)
             head = self._first_part(own, path, view)
@@ -185,6 +186,4 @@ def _head_of(answer: Answer) -> _Head:
 
 def _nothing(numel: int) -> Published:
     """A holder of nothing: only the number of values counts, for a full copy."""
-    import torch
-
     return Published(_NO_VALUES_VERSION, torch.empty(numel, device="meta"), "")

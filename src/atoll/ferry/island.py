@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atoll.ferry.mailbox import CutJob, InstallJob, Job
 from atoll.ferry.receipt import Received, as_held, receive_
-from atoll.ferry.staging import Staging, StagingPool
+from atoll.ferry.staging import Event, Staging, StagingPool, has_passed, new_event, new_stream
 from atoll.fragments import Layout
 from atoll.fragments.access import gather, scatter_
 
@@ -51,7 +51,7 @@ class Island:
         self._scratch = torch.empty(self.pool.numel, dtype=torch.float32, device=self.device)
         self.pool.fill(CUTS_AT_ONCE)
         if self.device.type == "cuda":
-            self._side = torch.cuda.Stream(self.device)
+            self._side = new_stream(self.device)
 
     # ------------------------------------------------------------ in the training thread
 
@@ -61,8 +61,10 @@ class Island:
         cuts: list[tuple[CutJob, Staging]] = []
         left: list[Job] = []
         for job in jobs:
-            if isinstance(job, InstallJob):
-                (installs if self._install(job) else left).append(job)  # type: ignore[arg-type]
+            if isinstance(job, InstallJob) and self._install(job):
+                installs.append(job)
+            elif isinstance(job, InstallJob):
+                left.append(job)
         for job in jobs:
             if isinstance(job, CutJob):
                 staging = self.pool.take()
@@ -72,7 +74,7 @@ class Island:
 
     @torch.no_grad()
     def _install(self, job: InstallJob) -> bool:
-        if job.ready is not None and not job.ready.query():
+        if not has_passed(job.ready):
             return False
         self.watch(job.fragment, False)
         if job.received.rule == "set":
@@ -100,11 +102,11 @@ class Island:
         """Published values as this island's dtypes hold them."""
         return as_held(self.layout, fragment, published, self.dtypes)
 
-    def bring(self, received: Received) -> tuple[Received, torch.cuda.Event | None]:
+    def bring(self, received: Received) -> tuple[Received, Event | None]:
         """Put an install's values where the parameters are; the event says when they are there."""
         if self._side is None:
             return received, None
-        ready = torch.cuda.Event()
+        ready = new_event()
         with torch.cuda.stream(self._side):
             moved = [self._to_device(t) for t in _tensors(received)]
             ready.record(self._side)

@@ -12,14 +12,12 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
-import torch
-
 from atoll.core.ids import CutId
 from atoll.core.messages import Granted
 from atoll.core.reasons import Reason
 from atoll.ferry.errors import FerryDiedError
 from atoll.ferry.receipt import Received
-from atoll.ferry.staging import Staging
+from atoll.ferry.staging import Event, Staging
 from atoll.merge.chain import Published
 
 
@@ -40,7 +38,7 @@ class InstallJob:
     fragment: int
     published: Published
     received: Received
-    ready: torch.cuda.Event | None = None
+    ready: Event | None = None
     withdrawn: bool = False
 
 

@@ -16,6 +16,23 @@ from torch import Tensor
 from atoll.fragments import Layout
 from atoll.fragments.access import gather
 
+Event = torch.cuda.Event
+
+
+def new_event() -> Event:
+    """A mark in a CUDA stream."""
+    return Event()  # type: ignore[no-untyped-call]
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream beside the current one."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def has_passed(event: Event | None) -> bool:
+    """The device is beyond this mark; there is nothing to wait for where there is none."""
+    return event is None or bool(event.query())  # type: ignore[no-untyped-call]
+
 
 class Staging:
     """One buffer for a fragment of at most `numel` values."""
@@ -23,10 +40,9 @@ class Staging:
     def __init__(self, numel: int, device: torch.device):
         self.is_cuda = device.type == "cuda"
         self._host = torch.empty(numel, dtype=torch.float32, pin_memory=self.is_cuda)
-        self._device = (
-            torch.empty(numel, dtype=torch.float32, device=device) if self.is_cuda else None
-        )
-        self._done = torch.cuda.Event() if self.is_cuda else None
+        there = torch.empty(numel if self.is_cuda else 0, dtype=torch.float32, device=device)
+        self._device = there if self.is_cuda else None
+        self._done = new_event() if self.is_cuda else None
         self._numel = 0
 
     def copy(

@@ -12,10 +12,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import msgspec
 from torch import Tensor
-from zlib import crc32
 
 from atoll.core.ids import Cut
 from atoll.ferry.bulk import BulkConnection, Request

@@ -83,8 +83,8 @@ class Average:
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Memory a merge works in. `total` takes one piece at a time, so that one of a few million
-    values never leaves the cache. Kept buffers spare the page faults of fresh memory, which cost
+    """Memory a merge works in. `total` takes one piece at a time, which keeps it small enough
+    to be found in the cache again. Kept buffers spare the page faults of fresh memory, which cost
     as much as the merge; the outcome lies in `delta` until they are used again.
     """
 

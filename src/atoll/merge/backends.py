@@ -3,7 +3,7 @@
 The loops are written once, as plain torch functions: decode every contribution, multiply by its
 coefficient, add, in the order given; and sums of squares per row in float64. The compiled backend
 hands the same functions to `torch.compile`, once per codec and group size with the number of rows
-left open, so that all contributions are read in a single pass at memory speed.
+left open, so that all contributions are read in a single pass.
 
 Decides nothing about the merge. It must never compile in a merge's way: `warm` does that, in a
 background thread if asked, and what is not ready runs eager. Invariant: each backend gives the
@@ -69,7 +69,7 @@ class Backend(Protocol):
 
 
 class EagerBackend:
-    """Plain torch: always there, any mix of codecs, a third of the speed or less."""
+    """Plain torch: always there, any mix of codecs, at half the speed or less."""
 
     name: BackendName = "eager"
 

@@ -245,8 +245,7 @@ def _keeps_up(node: LearnerNode, world: World) -> bool:
     fastest_s = min(each.island.step_s for each in world.learners.values())
     link, step_s = node.island.link, node.island.step_s
     there_and_back_s = 2 * (link.bulk_s + link.delay_s + link.jitter_s) + 4 * link.delay_s + step_s
-    versions = max(1, world.settings.max_staleness)
-    return there_and_back_s < versions * world.settings.H * fastest_s
+    return there_and_back_s < world.settings.max_staleness * world.settings.H * fastest_s
 
 
 def _stuck(world: World, before: dict[int, int], merged_before: int, limit_s: float) -> str:

@@ -1,0 +1,180 @@
+"""The control connection: one WebSocket, kept by two threads of its own.
+
+One thread connects and receives, the other sends what lies in the outbox; so neither a peer that
+does not read nor one that does not speak can hold up the ferry. Frames for a connection that is
+gone are dropped: beats repair that. Must never reconnect by itself: the core asks for it. Pauses
+between tries grow and are jittered, so that learners do not come back all at once.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from atoll.access.addresses import Address
+from atoll.ferry.bulk import ask_for_bbr
+from atoll.ferry.door import Door
+from atoll.ferry.forks import keep_from_children
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 15.0
+PING_S = 10.0
+"""Without an answer to a ping for so long the connection is given up."""
+MOST_WAITING = 4096
+FRAME_BYTES = 1 << 24
+"""A frame of the syncer may name every learner that was ever merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOpened:
+    """The connection stands."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The connection is gone, or could not be had."""
+
+    turn: int
+    why: str
+    stood: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCame:
+    """The syncer said something."""
+
+    turn: int
+    text: str | bytes
+
+
+class ControlLink:
+    """`tell` takes the three records above, from the link's own threads."""
+
+    def __init__(self, door: Door, tell: Callable[[object], None]):
+        self.door = door
+        self._tell = tell
+        self._asked = threading.Event()
+        self._closing = threading.Event()
+        self._outbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._connection: ClientConnection | None = None
+        self._threads: list[threading.Thread] = []
+        self._pause_s = 0.0
+        self._turn = 0
+
+    # ------------------------------------------------------------ in the ferry
+
+    def ask(self) -> None:
+        """Connect, unless that is done or under way."""
+        self._asked.set()
+        if not self._threads:
+            for task in (self._keep, self._send):
+                thread = threading.Thread(target=task, name="atoll-control", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def send(self, frame: str) -> None:
+        """Leave a frame for the sender; a connection that takes none is given up."""
+        if self._outbox.qsize() > MOST_WAITING:
+            self._abandon()
+        self._outbox.put(frame)
+
+    def close(self, limit_s: float) -> None:
+        """Send what waits, close, and end the threads within the limit."""
+        self._closing.set()
+        self._asked.set()
+        self._outbox.put(None)
+        for thread in reversed(self._threads):
+            thread.join(limit_s)
+        self._abandon()
+
+    # ------------------------------------------------------------ in the link's own threads
+
+    def _keep(self) -> None:
+        while True:
+            self._asked.wait()
+            if self._closing.is_set():
+                return
+            if self._closing.wait(self._pause_s * (0.5 + random.random())):
+                return
+            self._asked.clear()
+            self._turn += 1
+            self._tell(self._one_connection(self._turn))
+
+    def _one_connection(self, turn: int) -> LinkLost:
+        """From opening to its end."""
+        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or FIRST_PAUSE_S)
+        address = self.door.addresses[turn % len(self.door.addresses)]
+        try:
+            connection = self._open(address)
+        except (OSError, WebSocketException, TimeoutError, EOFError) as error:
+            return LinkLost(turn, f"{address}: {_words(error)}", False)
+        self._pause_s = FIRST_PAUSE_S
+        self._connection = connection
+        self._tell(LinkOpened(turn))
+        try:
+            while True:
+                self._tell(FrameCame(turn, connection.recv()))
+        except (ConnectionClosed, OSError) as error:
+            return LinkLost(turn, f"{address}: {_words(error)}", True)
+        finally:
+            self._connection = None
+            _drop(connection)
+
+    def _open(self, address: Address) -> ClientConnection:
+        scheme = "ws" if self.door.tls is None else "wss"
+        connection = connect(
+            f"{scheme}://{address}{self.door.path('control')}",
+            ssl=self.door.tls,
+            additional_headers=self.door.headers(),
+            proxy=f"http://{self.door.proxy}" if self.door.proxy else None,
+            compression=None,
+            open_timeout=self.door.connect_s,
+            ping_interval=PING_S / 2,
+            ping_timeout=PING_S,
+            close_timeout=1.0,
+            max_size=FRAME_BYTES,
+        )
+        keep_from_children(connection.socket)
+        ask_for_bbr(connection.socket)
+        return connection
+
+    def _send(self) -> None:
+        while (frame := self._outbox.get()) is not None:
+            connection = self._connection
+            if connection is None:
+                continue
+            with suppress(ConnectionClosed, OSError):
+                connection.send(frame)
+        connection = self._connection
+        if connection is not None:
+            with suppress(WebSocketException, OSError):
+                connection.close()
+
+    def _abandon(self) -> None:
+        """Close the socket below: whoever reads or writes wakes up at once."""
+        connection = self._connection
+        if connection is not None:
+            _drop(connection)
+
+
+def _drop(connection: ClientConnection) -> None:
+    with suppress(OSError):
+        connection.socket.shutdown(2)
+    with suppress(OSError):
+        connection.socket.close()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, InvalidStatus):
+        body = (error.response.body or b"").decode(errors="replace")[:500]
+        return f"refused with {error.response.status_code} {body}".strip()
+    return str(error) or type(error).__name__

@@ -1,0 +1,252 @@
+"""What `join` returns: the training loop's side of a learner.
+
+`step()` is called between two optimizer steps. It carries out what the ferry ordered for this
+boundary, tells the ferry that it was crossed, and returns: it never waits for a network, a peer,
+the syncer or a device, and never touches a socket. Counters rise only; `progress` too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from atoll.core import events as ev
+from atoll.ferry.ferry import Ferry
+from atoll.ferry.island import Island
+from atoll.ferry.mailbox import Crossed, Job, Mailbox
+from atoll.learner.errors import FerryDiedError, LearnerOverError
+from atoll.learner.later import Later, Scalar
+from atoll.learner.undone import UndoneCheck
+
+PACE_SHARE = 0.2
+"""Weight of the newest step in the smoothed duration of a step."""
+NAP_S = 0.5
+
+
+@dataclass(slots=True)
+class Counters:
+    """What this process has trained. Tokens of the newest steps may not be known yet."""
+
+    step: int = 0
+    tokens: int = 0
+    loss: float | None = None
+    pace_s: float = 0.0
+    stepped_s: float = 0.0
+    progress: float = 0.0
+
+
+class Learner:
+    """Take part in a run; made by `atoll.join`, ended by `close` or the end of its `with`."""
+
+    def __init__(self, island: Island, mailbox: Mailbox, ferry: Ferry, leave_s: float):
+        self._island = island
+        self._mailbox = mailbox
+        self._ferry = ferry
+        self._leave_s = leave_s
+        self._counters = Counters()
+        self._later = Later()
+        self._left: tuple[Job, ...] = ()
+        self._check = UndoneCheck(island.layout, island.tensors)
+        self._pid = os.getpid()
+        self._closed = False
+        self.restored = False
+        """The parameters are those of a run under way, and inner optimizer state is fresh."""
+
+    # ------------------------------------------------------------ the loop
+
+    def step(self, *, tokens: Scalar, loss: Scalar | None = None, applied: bool = True) -> bool:
+        """Between two steps: after the optimizer's, with the tokens of all micro-batches.
+
+        `applied=False` for a step that was skipped (AMP found an overflow): its tokens do not
+        count. Tokens and loss may be device tensors. Returns whether the run is still on.
+        """
+        mailbox = self._mailbox
+        if mailbox.cause is not None or self._closed or os.getpid() != self._pid:
+            self._refuse()
+        counters = self._counters
+        if applied:
+            self._count(tokens, loss)
+            if not self._check.decided:
+                self._check.stepped()
+        jobs = mailbox.jobs
+        if jobs or self._left:
+            self._boundary()
+        else:
+            mailbox.inbox.put(Crossed(counters.step, counters.tokens, counters.pace_s))
+        if mailbox.over is not None:
+            if mailbox.failed:
+                raise LearnerOverError(str(mailbox.over))
+            return False
+        return True
+
+    def _count(self, tokens: Scalar, loss: Scalar | None) -> None:
+        counters = self._counters
+        now_s = time.monotonic()
+        if counters.stepped_s:
+            took_s = now_s - counters.stepped_s
+            known_s = counters.pace_s or took_s
+            counters.pace_s = known_s + PACE_SHARE * (took_s - known_s)
+        counters.step += 1
+        counters.stepped_s = now_s
+        if type(tokens) is int and loss is None and not self._later:
+            self._add(tokens, None)
+            return
+        self._later.give(*((tokens,) if loss is None else (tokens, loss)))
+        for group in self._later.take():
+            self._add(round(group[0]), group[1] if len(group) > 1 else None)
+
+    def _add(self, tokens: int, loss: float | None) -> None:
+        if tokens < 0:
+            raise ValueError(f"a step of {tokens} tokens: give the tokens of all micro-batches")
+        self._counters.tokens += tokens
+        if loss is not None:
+            self._counters.loss = loss
+
+    def _boundary(self) -> None:
+        """Carry out what was ordered, and say so."""
+        done = self._island.carry_out([*self._still_wanted(), *self._mailbox.take()])
+        self._left = done.left
+        counters = self._counters
+        crossed = Crossed(counters.step, counters.tokens, counters.pace_s, done.cuts, done.installs)
+        self._mailbox.inbox.put(crossed)
+
+    def _still_wanted(self) -> list[Job]:
+        return [job for job in self._left if not job.withdrawn]
+
+    def _refuse(self) -> None:
+        if os.getpid() != self._pid:
+            raise LearnerOverError("this process is a fork of the learner's: step() is not for it")
+        self._mailbox.check()
+        raise LearnerOverError("this learner was closed; join again to take part")
+
+    # ------------------------------------------------------------ beside the loop
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """The loop does something else (evaluation, saving): nobody waits for its steps."""
+        self._ferry.tell(ev.BusySince(what))
+        try:
+            yield
+        finally:
+            self._counters.stepped_s = 0.0
+            self._ferry.tell(ev.BusyOver())
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's budget that is trained: monotone, 0 to 1."""
+        figures, counters = self._mailbox.figures, self._counters
+        if figures.budget > 0:
+            own = max(0, counters.tokens - figures.start - figures.counted)
+            share = min(1.0, (figures.trained + own) / figures.budget)
+            counters.progress = max(counters.progress, share)
+        return counters.progress
+
+    @property
+    def loss(self) -> float | None:
+        """The newest loss that has been read."""
+        return self._counters.loss
+
+    @property
+    def incarnation(self) -> int:
+        """Which life of this learner it is, as issued by the coordinator."""
+        return self._mailbox.incarnation
+
+    @property
+    def data_seed(self) -> int:
+        """For this life's own data order: differs between learners and between lives."""
+        passage = self._ferry.passage
+        text = f"{passage.terms.seed}/{passage.door.run}/{passage.name}/{self.incarnation}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint of this island should hold beside model and optimizer."""
+        counters = self._counters
+        return {
+            "run": self._ferry.passage.door.run,
+            "name": self._ferry.passage.name,
+            "incarnation": self.incarnation,
+            "layout": self._island.layout.fingerprint(),
+            "step": counters.step,
+            "tokens": counters.tokens,
+            "progress": self.progress,
+        }
+
+    # ------------------------------------------------------------ coming and going
+
+    def wait_until_installed(self, until_s: float) -> str:
+        """Install what comes until every fragment is there; the reason why not, or nothing."""
+        mailbox = self._mailbox
+        self._island.watch = self._check.watch
+        while not mailbox.joined:
+            if mailbox.cause is not None:
+                return f"{type(mailbox.cause).__name__}: {mailbox.cause}"
+            if mailbox.over is not None:
+                return str(mailbox.over)
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return mailbox.trouble or "version 0 of every fragment was not there in time"
+            self._wait_for_news(left_s)
+        return ""
+
+    def _wait_for_news(self, left_s: float) -> None:
+        self._mailbox.news.wait(min(left_s, NAP_S))
+        self._mailbox.news.clear()
+        if self._mailbox.jobs or self._left:
+            self._boundary()
+
+    def close(self, limit_s: float | None = None, why: str = "the loop is over") -> None:
+        """Hand in what was trained since the last cut, within the limit, and go."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        limit_s = self._leave_s if limit_s is None else limit_s
+        mailbox, until_s = self._mailbox, time.monotonic() + limit_s
+        if limit_s > 0:
+            self._read_the_rest()
+        self._ferry.tell(ev.LeaveAsked(why, limit_s))
+        while mailbox.over is None and mailbox.cause is None:
+            left_s = until_s + NAP_S - time.monotonic()
+            if left_s <= 0:
+                break
+            self._wait_for_news(left_s)
+        self._ferry.join(GOODBYE_S)
+        self._island.watch = _nobody
+        if limit_s > 0:
+            mailbox.check()
+
+    def _read_the_rest(self) -> None:
+        """The last steps' tokens: here it may be waited for the device."""
+        for group in self._later.settle():
+            self._add(round(group[0]), group[1] if len(group) > 1 else None)
+        self._boundary()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        try:
+            self.close(0.0, f"the loop ended with {type(error).__name__}")
+        except FerryDiedError:
+            return  # the loop's own exception is the news
+
+
+GOODBYE_S = 3.0
+"""Longest wait for the farewell to be sent and the sockets to be closed."""
+
+
+def _nobody(fragment: int, done: bool) -> None:
+    """Nobody watches installs any more."""
