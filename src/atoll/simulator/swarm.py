@@ -245,6 +245,8 @@ def _keeps_up(node: LearnerNode, world: World) -> bool:
     fastest_s = min(each.island.step_s for each in world.learners.values())
     link, step_s = node.island.link, node.island.step_s
     there_and_back_s = 2 * (link.bulk_s + link.delay_s + link.jitter_s) + 4 * link.delay_s + step_s
+    if world.settings.unmerged == "drop" and 4 * step_s > world.settings.H * fastest_s:
+        return False
     return there_and_back_s < world.settings.max_staleness * world.settings.H * fastest_s
 
 

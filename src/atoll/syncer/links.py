@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -27,15 +28,16 @@ REASON_BYTES = 120
 class Link:
     """One WebSocket; made on the loop that serves it."""
 
-    def __init__(self, socket: web.WebSocketResponse, peer: str, queue_bytes: int) -> None:
+    def __init__(
+        self, socket: web.WebSocketResponse, transport: asyncio.Transport | None, queue_bytes: int
+    ) -> None:
         self.socket = socket
-        self.peer = peer
+        self._transport = transport
         self.learner = ""
         self.process = ""
         self.incarnation = 0
         self.bytes_out = 0
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
         self._queue_bytes = queue_bytes
         self._lock = threading.Lock()
         self._queue: deque[str] = deque()
@@ -89,12 +91,12 @@ class Link:
 
     def _abort(self) -> None:
         """The far side does not read, so it cannot be told: the connection just ends."""
-        if self._task is not None:
-            self._task.cancel()
+        if self._transport is not None:
+            self._transport.abort()
 
-    def _call(self, function: object) -> None:
+    def _call(self, function: Callable[[], object]) -> None:
         try:
-            self._loop.call_soon_threadsafe(function)  # type: ignore[arg-type]
+            self._loop.call_soon_threadsafe(function)
         except RuntimeError:
             log.debug("the loop of a control connection has ended already")
 
@@ -124,8 +126,9 @@ class LinkBook:
         before = self.present.get(welcome.learner)
         link.incarnation = welcome.incarnation
         self.present[welcome.learner] = link
-        same = before is not None and before is not link
-        return link, before if same and before.incarnation == link.incarnation else None
+        if before is None or before is link or before.incarnation != link.incarnation:
+            return link, None
+        return link, before
 
     def reach(self, learner: str, message: object) -> list[Link]:
         """The links that a message to a learner goes to."""

@@ -88,10 +88,15 @@ class SyncerFacts:
     told: list[Told] = field(default_factory=list)
     sent_calls: set[tuple[str, int, int]] = field(default_factory=set)
     sent_drops: set[tuple[CutId, int]] = field(default_factory=set)
-    epochs: dict[str, list[int]] = field(default_factory=dict)
+    epochs: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
+    """Per party in order: the epoch, and whether a new process took over with it."""
+    admitted: set[str] = field(default_factory=set)
     owned: set[int] = field(default_factory=set)
+    """Fragments whose shard has a tape."""
     unfinished: set[int] = field(default_factory=set)
-    incomplete: set[int] = field(default_factory=set)
+    """Fragments whose shard went on after the end of its tape, or may have."""
+    gaps: set[int] = field(default_factory=set)
+    """Fragments whose shard has a process without a proper end on its tape."""
 
     def note_digest(self, where: str, fragment: int, version: int, digest: str) -> None:
         """A version has one digest, whoever names it."""
@@ -161,5 +166,6 @@ class LearnerFacts:
     heard_drops: list[tuple[str, CutId, int]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
     epochs: dict[str, list[int]] = field(default_factory=dict)
+    """Per process and party of the syncer, the epochs that were accepted, in order."""
     ledgers: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)

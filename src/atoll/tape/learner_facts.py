@@ -47,10 +47,10 @@ class _LearnerReader:
         self.installs: dict[int, str] = {}
         self.cut_orders: dict[int, int] = {}
         for holding in state.holdings:
-            if holding.order is not None and holding.order.kind == "install":
-                self.installs[holding.number] = holding.order.rule
-            elif holding.order is not None:
-                self.cut_orders[holding.number] = holding.order.cut.number
+            if holding.install is not None:
+                self.installs[holding.number] = holding.install.rule
+            if holding.cut is not None:
+                self.cut_orders[holding.number] = holding.cut.id.number
         self.life = self._begin_life(state.incarnation, state)
 
     @property
@@ -92,13 +92,13 @@ class _LearnerReader:
     def entry(self, segment: Segment, entry: Entry) -> None:
         """One event and what came of it."""
         self.where = f"{self.header.party}, segment {segment.header.segment}, entry {entry.number}"
-        refused = any(isinstance(effect, fx.Refuse) for effect in entry.effects)
-        event = entry.event
-        if isinstance(event, ev.Boundary):
-            if not refused or event.step >= 0:
-                self._boundary(event, entry.effects)
-        elif not refused:
-            self._heard(event)
+        refusals = [e.reason.code for e in entry.effects if isinstance(e, fx.Refuse)]
+        if isinstance(entry.event, ev.Boundary):
+            # "unasked" refuses one fragment of a boundary, not the boundary.
+            if all(code == "unasked" for code in refusals):
+                self._boundary(entry.event, entry.effects)
+        elif not refusals:
+            self._heard(entry.event)
         is_over = any(isinstance(effect, fx.Over) for effect in entry.effects)
         for effect in entry.effects:
             self._effect(effect, is_over)
@@ -141,18 +141,15 @@ class _LearnerReader:
         if event.cuts or event.installs:
             passed = Passed(self.where, len(event.cuts), len(event.installs), limit)
             self.facts.passed.append(passed)
-        merged = {
-            effect.fragment: effect.cut.number
-            for effect in effects
-            if isinstance(effect, fx.Forget) and effect.reason.code == "merged"
-        }
+        forgotten = [effect for effect in effects if isinstance(effect, fx.Forget)]
+        merged = {e.fragment: e.cut.number for e in forgotten if e.reason.code == "merged"}
         for fragment in event.installs:
             if fragment in self.installs:
                 self._installed(fragment, merged.get(fragment, 0))
-        empty = {e.cut.number for e in effects if isinstance(e, fx.Forget)}
+        empty = [e.cut.number for e in forgotten if e.reason.code == "empty"]
         for fragment in event.cuts:
             number = self.cut_orders.pop(fragment, 0)
-            if number and not (number in empty and (fragment, number) not in self.life.cuts):
+            if number and number not in empty:
                 self._act(fragment, "cut", number)
                 self.life.last_cut = max(self.life.last_cut, number)
 

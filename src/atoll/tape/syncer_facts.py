@@ -6,7 +6,6 @@ state says beyond the point where its segment begins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from atoll.core import effects as fx
@@ -22,7 +21,6 @@ def read_coordinator(tape: PartyTape, facts: SyncerFacts) -> None:
     """The coordinator's tape: its epochs."""
     epochs = facts.epochs.setdefault(tape.party, [])
     for life in tape.lives():
-        epochs.append(life[0].state.epoch)
         for segment in life:
             for item in segment.items():
                 if isinstance(item, Entry):
@@ -40,21 +38,21 @@ def read_shard(tape: PartyTape, facts: SyncerFacts) -> None:
                     reader.entry(segment, item)
         owned = {fragment.number for fragment in life[0].state.fragments}
         facts.owned |= owned
-        if not life[-1].ended:
-            facts.incomplete |= owned
+        if not life[-1].ended or tape.damage:
+            facts.gaps |= owned
     last = tape.segments[-1]
     if not last.ended:
         facts.unfinished |= {fragment.number for fragment in last.state.fragments}
 
 
-def _epochs(entry: Entry) -> list[int]:
+def _epochs(entry: Entry) -> list[tuple[int, bool]]:
     """Every epoch that an entry names: its own restart's, and those in what was said."""
-    found = [entry.event.epoch] if isinstance(entry.event, ev.Restarted) else []
+    found = [(entry.event.epoch, True)] if isinstance(entry.event, ev.Restarted) else []
     for effect in entry.effects:
         if isinstance(effect, fx.Send):
             epoch = getattr(effect.message, "epoch", None)
             if epoch is not None:
-                found.append(epoch)
+                found.append((epoch, False))
     return found
 
 
@@ -70,12 +68,15 @@ class _ShardReader:
         self.steps: dict[LifeKey, int] = {}
         self.agreed: dict[tuple[int, int], set[CutId]] = {}
         self.where = tape.party
+        self.finishing = False
 
     def begin(self, segment: Segment) -> None:
         """A process begins where its state says; it may trail what was durable, until it is on."""
         state: ShardState = segment.state
         self.where = f"{self.party}, segment {segment.header.segment}"
-        self.facts.epochs.setdefault(self.party, []).append(state.epoch)
+        self.facts.epochs.setdefault(self.party, [])
+        self.finishing = state.finish_limit_s > 0
+        self.facts.admitted |= set(state.seats)
         self.seats = {name: seat.incarnation for name, seat in state.seats.items()}
         for name, member in state.roster.members.items():
             key = (name, member.incarnation)
@@ -125,6 +126,9 @@ class _ShardReader:
             case msg.Admitted():
                 held = self.seats.get(event.learner, 0)
                 self.seats[event.learner] = max(held, event.incarnation)
+                self.facts.admitted.add(event.learner)
+            case msg.Finish():
+                self.finishing = True
             case msg.Departed():
                 if not event.left and self.seats.get(event.learner) == event.incarnation:
                     del self.seats[event.learner]
@@ -183,7 +187,7 @@ class _ShardReader:
         elif isinstance(message, msg.Call):
             for name in send.to:
                 facts.sent_calls.add((name, message.fragment, message.number))
-            if send.reason.code == "due":
+            if send.reason.code == "due" and not self.finishing:
                 self._called(message)
         elif isinstance(message, msg.Dropped):
             facts.sent_drops.add((message.cut, message.fragment))
@@ -192,10 +196,3 @@ class _ShardReader:
         steps = dict(self.steps)
         called = Called(self.where, call.fragment, call.number, call.epoch, steps)
         self.facts.calls.append(called)
-
-
-def finish(facts: SyncerFacts, tapes: Sequence[PartyTape]) -> None:
-    """What can only be said when all tapes of the syncer were read."""
-    for tape in tapes:
-        if tape.damage:
-            facts.incomplete |= {f.number for s in tape.segments for f in s.state.fragments}
