@@ -17,16 +17,11 @@ to each merge, in turn (A B A B), because a shared machine's speed drifts.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from statistics import median
 
 import torch
+from _common import Spread, in_turn, processor, seconds, spread, write_results
 from torch import Tensor
 
 from atoll.fragments import Fragment, Piece
@@ -37,16 +32,6 @@ from atoll.merge.merge import Contribution, FragmentMerger, MergeSettings
 
 NUM_CONTRIBUTIONS = 8
 COPY_BUFFER_BYTES = 1 << 28
-RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Seconds of several repeats."""
-
-    min_s: float
-    median_s: float
-    max_s: float
 
 
 @dataclass(frozen=True)
@@ -195,16 +180,14 @@ class Bench:
     ) -> Row:
         work()
         self.copy(touched_bytes)
-        pairs = [
-            (seconds(work), seconds(lambda: self.copy(touched_bytes))) for _ in range(self.repeats)
-        ]
+        times, bounds = in_turn((work, lambda: self.copy(touched_bytes)), self.repeats)
         row = Row(
             what,
             codec,
             backend,
             touched_bytes,
-            spread([p[0] for p in pairs]),
-            spread([p[1] for p in pairs]),
+            spread(times),
+            spread(bounds),
         )
         show(row)
         return row
@@ -221,16 +204,6 @@ class Bench:
 def warm_s(compiled: CompiledBackend, codec: Codec) -> float:
     """Seconds that compiling for this codec takes."""
     return seconds(lambda: compiled.warm(codec, NUM_CONTRIBUTIONS))
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def spread(times: Sequence[float]) -> Spread:
-    return Spread(min(times), median(times), max(times))
 
 
 def show(row: Row) -> None:
@@ -256,19 +229,7 @@ def write_json(
         "compile_s": compile_s,
         "rows": [asdict(row) | {"share_of_bound": row.share_of_bound} for row in rows],
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"merge_speed-{re.sub(r'[^a-z0-9]+', '-', hardware.lower())}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"written to benchmarks/results/{path.name}")
-
-
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
-        if found:
-            return found[1]
-    return platform.processor() or platform.machine()
+    write_results("merge_speed", hardware, report)
 
 
 if __name__ == "__main__":

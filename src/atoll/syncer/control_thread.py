@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from atoll.syncer.errors import RefusedError, starting
+
 NEVER = float("inf")
 T = TypeVar("T")
 
@@ -68,12 +70,13 @@ class ControlThread(LoopThread):
         """Whose deadlines the timer is for."""
         self._next_deadline_s, self._tick = next_deadline_s, tick
 
-    def post(self, function: Callable[..., object], *args: object) -> None:
-        """Have it done on this thread; from anywhere."""
+    def post(self, function: Callable[..., object], *args: object) -> bool:
+        """Have it done on this thread; from anywhere. False when the thread has ended."""
         try:
             self.loop.call_soon_threadsafe(self._guarded, function, args)
         except RuntimeError:
-            return  # the service has stopped: there is nobody left whom it could concern
+            return False  # the service has stopped: there is nobody left whom it could concern
+        return True
 
     def enter(self, function: Callable[..., object], *args: object) -> None:
         """Now, when the caller is on this thread, else as `post`."""
@@ -83,7 +86,7 @@ class ControlThread(LoopThread):
             self.post(function, *args)
 
     def ask(self, function: Callable[..., T], *args: object) -> Future[T]:
-        """As `post`, with the outcome; what it raises is the asker's, and does not end anything."""
+        """As `post`, with the outcome. A refusal is the asker's alone, and ends nothing."""
         future: Future[T] = Future()
 
         def run() -> None:
@@ -91,13 +94,14 @@ class ControlThread(LoopThread):
                 return
             try:
                 future.set_result(function(*args))
-            except AssertionError as error:
+            except RefusedError as error:
+                future.set_exception(error)
+            except Exception as error:
                 future.set_exception(error)
                 raise
-            except Exception as error:  # noqa: BLE001  # not swallowed: it is handed to the asker
-                future.set_exception(error)
 
-        self.post(run)
+        if not self.post(run):
+            future.set_exception(starting("the syncer is stopping"))
         return future
 
     def _guarded(self, function: Callable[..., object], args: tuple[object, ...]) -> None:

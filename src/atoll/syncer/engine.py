@@ -36,7 +36,7 @@ log = logging.getLogger("atoll.syncer")
 
 PERSIST_RETRY_S = 1.0
 GONE_CODES = ("closed", "counted")
-Post = Callable[..., None]
+Post = Callable[..., bool]
 
 
 @dataclass

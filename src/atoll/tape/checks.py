@@ -303,8 +303,9 @@ def epochs_never_go_down(history: History, found: Found) -> None:
 def launch_floor(history: History, found: Found) -> None:
     """Between two calls of a fragment at least K learners made H steps, less the look-ahead.
 
-    Only calls of one process are compared, since a restart forgets calls after its snapshot; last
-    rounds are called whenever the run ends. Slower learners may have made fewer steps.
+    Steps are those that the shard had heard of: who returns has made the steps it was away. Only
+    calls of one epoch are compared, since a restart forgets calls after its snapshot; last rounds
+    are called whenever the run ends. Slower learners may have made fewer steps.
     """
     settings = history.settings
     quorum = 1 if settings.on_quorum_loss == "degrade" else settings.quorum

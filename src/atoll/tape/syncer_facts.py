@@ -78,9 +78,9 @@ class _ShardReader:
         self.finishing = state.finish_limit_s > 0
         self.facts.admitted |= set(state.seats)
         self.seats = {name: seat.incarnation for name, seat in state.seats.items()}
-        for name, member in state.roster.members.items():
-            key = (name, member.incarnation)
-            self.steps[key] = max(self.steps.get(key, 0), member.step)
+        # What was heard after the snapshot is forgotten, and so it is here.
+        members = state.roster.members
+        self.steps = {(name, member.incarnation): member.step for name, member in members.items()}
         for fragment in state.fragments:
             number, version = fragment.number, fragment.version
             self.facts.oldest.setdefault(number, version)
@@ -110,7 +110,9 @@ class _ShardReader:
     def _event(self, event: Any) -> None:
         match event:
             case ev.InitialStored():
-                self._durable(event.fragment, 0, event.digest)
+                # Said again when the first word was lost; then it changes nothing.
+                if self.versions.get(event.fragment, -1) < 0:
+                    self._durable(event.fragment, 0, event.digest)
             case ev.Merged():
                 self._durable(event.fragment, event.version, event.digest)
                 order = self.orders.get((event.fragment, event.version))

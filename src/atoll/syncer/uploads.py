@@ -1,0 +1,345 @@
+"""HTTP handlers for bytes that come in: contributions and version 0, in parts, then a commit.
+
+Runs on the bulk loop; hashing, decoding and fsync are the workers'. Must never take memory before
+size and name are known to be right, nor answer 202 before the bytes are handed to their shard
+(for version 0: durable). Keeps invariants 2 and 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from atoll.core.ids import Cut, CutId
+from atoll.merge.averaging import PieceSums
+from atoll.merge.codecs import decode, encoded_bytes
+from atoll.merge.merge import ContributionError
+from atoll.store.errors import DiskFailed, DiskFull
+from atoll.syncer.control_thread import ControlThread
+from atoll.syncer.door import read_body
+from atoll.syncer.engine import GONE_CODES, Engine
+from atoll.syncer.errors import RefusedError, starting
+from atoll.syncer.intake import MERGED, Parcel, Place, num_parts, part_size
+from atoll.syncer.vault import Vault
+from atoll.wire.shapes import LARGEST, shape_of
+
+CRC_HEADER = "Atoll-Crc32"
+COMMIT_BYTES = 1 << 16
+STALL_S = 30.0
+"""A part on which nothing moves for so long is given up."""
+_CUT = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,16})\.([0-9]{1,16})\Z")
+_CRC = re.compile(r"[0-9a-fA-F]{8}\Z")
+_CUT_SHAPE = shape_of(Cut)
+T = TypeVar("T")
+
+
+class CommitBody(msgspec.Struct, frozen=True):
+    """What a commit says of the parts before it."""
+
+    codec: str
+    bytes: int
+    sha256: str
+    cut: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Uploads:
+    """The handlers, with what they work on."""
+
+    def __init__(self, engine: Engine, control: ControlThread) -> None:
+        self._engine = engine
+        self._control = control
+        self._around = engine.around
+        self._commits: dict[Place, asyncio.Lock] = {}
+        self._initial_lock = threading.Lock()
+
+    def routes(self, root: str) -> list[web.RouteDef]:
+        """Where they are reached."""
+        cut, initial = f"{root}/contributions/{{cut}}/{{fragment}}", f"{root}/initial/{{fragment}}"
+        return [
+            web.put(f"{cut}/parts/{{part}}", self.put_part),
+            web.get(f"{cut}/parts", self.list_parts),
+            web.post(f"{cut}/commit", self.commit),
+            web.put(f"{initial}/parts/{{part}}", self.put_initial_part),
+            web.get(f"{initial}/parts", self.list_initial_parts),
+            web.post(f"{initial}/commit", self.commit_initial),
+        ]
+
+    # ------------------------------------------------------------ contributions
+
+    async def put_part(self, request: web.Request) -> web.Response:
+        """One part of a cut's encoded displacement."""
+        vault = self._vault()
+        cut, fragment = _cut_of(request), _fragment_of(request, vault)
+        num_bytes = encoded_bytes(self._around.settings.uplink, self._numel(vault, fragment))
+        index, size, crc = _part_of(request, num_bytes)
+        place = (str(cut), fragment)
+        parcel = self._around.intake.find(place)
+        if parcel is None:
+            if await self._is_merged(cut, fragment):
+                return web.Response(status=204)
+            self._around.intake.forget_older(cut.learner, place)
+            parcel = self._around.intake.open(place, num_bytes, time.monotonic())
+        await self._receive(request, parcel, (index, size, crc))
+        return web.Response(status=204)
+
+    async def list_parts(self, request: web.Request) -> web.Response:
+        """Which parts are here."""
+        vault = self._vault()
+        cut, fragment = _cut_of(request), _fragment_of(request, vault)
+        parcel = self._around.intake.find((str(cut), fragment))
+        if parcel is not None:
+            return web.json_response({"parts": sorted(parcel.crcs)})
+        there: list[int] = []
+        if await self._is_merged(cut, fragment):
+            numel = self._numel(vault, fragment)
+            there = list(range(num_parts(encoded_bytes(self._around.settings.uplink, numel))))
+        return web.json_response({"parts": there})
+
+    async def commit(self, request: web.Request) -> web.Response:
+        """The cut is complete: check it, and hand it to its shard."""
+        vault = self._vault()
+        named, fragment = _cut_of(request), _fragment_of(request, vault)
+        body = await self._commit_body(request)
+        cut = _cut_in(body, named, fragment)
+        place = (str(named), fragment)
+        lock = self._commits.setdefault(place, asyncio.Lock())
+        try:
+            async with lock:
+                await self._commit(place, cut, body, vault)
+        finally:
+            self._commits.pop(place, None)
+        return web.Response(status=202)
+
+    async def _commit(self, place: Place, cut: Cut, body: CommitBody, vault: Vault) -> None:
+        parcel = self._around.intake.find(place)
+        if parcel is None:
+            if await self._is_merged(cut.id, cut.fragment):
+                return
+            raise RefusedError(409, "missing", "no part of this cut is here: send them first")
+        if parcel.sealed:
+            return
+        self._check_commit(parcel, body, self._around.settings.uplink)
+        try:
+            sums = await self._work(self._checked, parcel, body, cut, vault)
+        except RefusedError as refused:
+            await self._ask(self._engine.arrived, parcel, cut, refused.code)
+            self._around.intake.drop(place, refused.code, refused.sentence)
+            raise
+        self._around.intake.seal(parcel, cut, sums)
+        await self._ask(self._engine.arrived, parcel, cut)
+
+    def _checked(self, parcel: Parcel, body: CommitBody, cut: Cut, vault: Vault) -> PieceSums:
+        """On a worker: right bytes, finite values. Returns sums that the merge will use."""
+        with self._around.intake.pinned(parcel):
+            _check_sha(parcel, body)
+            merger, codec = vault.mergers[cut.fragment], self._around.settings.uplink
+            try:
+                return merger.sums_of_squares(str(cut.id), codec, parcel.body)
+            except ContributionError as error:
+                raise RefusedError(422, "non_finite", str(error)) from error
+
+    async def _is_merged(self, cut: CutId, fragment: int) -> bool:
+        """Whether a cut whose bytes are gone was merged; RefusedError if it never will be."""
+        code, sentence = self._around.intake.fate((str(cut), fragment))
+        if not code:
+            code, sentence = await self._ask(self._engine.upload_fate, cut, fragment)
+        if code and code != MERGED:
+            raise RefusedError(410 if code in GONE_CODES else 409, code, sentence)
+        return code == MERGED
+
+    # ------------------------------------------------------------ version 0
+
+    async def put_initial_part(self, request: web.Request) -> web.Response:
+        """One part of a fragment of version 0, in fp32."""
+        vault = self._vault()
+        fragment = _fragment_of(request, vault)
+        num_bytes = encoded_bytes("fp32", self._numel(vault, fragment))
+        part = _part_of(request, num_bytes)
+        if vault.state(fragment) is not None:
+            text = f"version 0 of fragment {fragment} is durable: commit says whether it is yours"
+            raise RefusedError(409, "conflict", text)
+        place = await self._initial_place(fragment)
+        parcel = self._around.intake.open(place, num_bytes, time.monotonic())
+        await self._receive(request, parcel, part)
+        return web.Response(status=204)
+
+    async def list_initial_parts(self, request: web.Request) -> web.Response:
+        """Which parts of version 0 of a fragment are here."""
+        fragment = _fragment_of(request, self._vault())
+        parcel = self._around.intake.find(await self._initial_place(fragment))
+        return web.json_response({"parts": sorted(parcel.crcs) if parcel else []})
+
+    async def commit_initial(self, request: web.Request) -> web.Response:
+        """A fragment of version 0 is complete: make it durable."""
+        vault = self._vault()
+        fragment = _fragment_of(request, vault)
+        body = await self._commit_body(request)
+        state = vault.state(fragment)
+        if state is not None:
+            if state.version == 0 and state.published.digest == body.sha256:
+                return web.Response(status=202)
+            text = f"another version 0 of fragment {fragment} is durable"
+            raise RefusedError(409, "conflict", text)
+        place = await self._initial_place(fragment)
+        parcel = self._around.intake.find(place)
+        if parcel is None:
+            raise RefusedError(409, "missing", "no part of this fragment is here: send them first")
+        self._check_commit(parcel, body, "fp32")
+        try:
+            await self._work(self._store_initial, parcel, body, fragment, vault)
+        except RefusedError as refused:
+            if refused.status == 422:
+                self._around.intake.drop(place, "", "")
+            raise
+        self._around.intake.drop(place, "", "")
+        return web.Response(status=202)
+
+    def _store_initial(
+        self, parcel: Parcel, body: CommitBody, fragment: int, vault: Vault
+    ) -> None:
+        """On a worker, one at a time: the first complete version 0 wins."""
+        with self._around.intake.pinned(parcel), self._initial_lock:
+            if vault.state(fragment) is not None:
+                return
+            _check_sha(parcel, body)
+            merger = vault.mergers[fragment]
+            theta = decode("fp32", parcel.body, merger.fragment.numel)
+            try:
+                state = merger.initial(theta)
+            except ValueError as error:
+                raise RefusedError(422, "non_finite", str(error)) from error
+            try:
+                lsn = self._around.keeper.initial(fragment, state.published.digest, state.theta)
+            except DiskFull as error:
+                raise RefusedError(507, "disk_full", str(error), 5) from error
+            except DiskFailed as error:
+                raise RefusedError(503, "disk_failed", str(error), 5) from error
+            self._control.ask(self._engine.initial_stored, fragment, state, lsn).result()
+
+    async def _initial_place(self, fragment: int) -> Place:
+        life = await self._ask(self._engine.initialiser)
+        return (f"initial:{life}", fragment)
+
+    # ------------------------------------------------------------ both
+
+    async def _receive(
+        self, request: web.Request, parcel: Parcel, part: tuple[int, int, int]
+    ) -> None:
+        index, size, crc = part
+        with self._around.intake.pinned(parcel), self._around.intake.scratch(size) as scratch:
+            filled = 0
+            while filled < size:
+                async with asyncio.timeout(STALL_S):
+                    chunk = await request.content.readany()
+                if not chunk:
+                    raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came")
+                scratch[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+            self._around.counts.bytes_in += size
+            await self._work(self._around.intake.keep, parcel, index, scratch, crc)
+            parcel.touched_s = time.monotonic()
+
+    async def _commit_body(self, request: web.Request) -> CommitBody:
+        raw = await read_body(request, COMMIT_BYTES)
+        try:
+            return msgspec.json.decode(raw, type=CommitBody)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise RefusedError(422, "malformed", f"not a commit: {error}") from error
+
+    def _check_commit(self, parcel: Parcel, body: CommitBody, codec: str) -> None:
+        if body.codec != codec:
+            text = f"this run's codec here is {codec}, not {body.codec[:20]!r}"
+            raise RefusedError(422, "malformed", text)
+        if body.bytes != parcel.num_bytes:
+            text = f"{body.bytes} bytes, layout and codec give {parcel.num_bytes}"
+            raise RefusedError(413, "size", text)
+        missing = parcel.missing
+        if missing:
+            shown = ", ".join(str(each) for each in missing[:20])
+            raise RefusedError(409, "missing", f"{len(missing)} parts are missing: {shown}")
+
+    def _vault(self) -> Vault:
+        run = self._engine.run
+        if run is None:
+            raise starting("no learner has brought the layout yet: PUT layout first")
+        return run.vault
+
+    @staticmethod
+    def _numel(vault: Vault, fragment: int) -> int:
+        return vault.mergers[fragment].fragment.numel
+
+    async def _ask(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.wrap_future(self._control.ask(function, *args))
+
+    async def _work(self, function: Callable[..., T], *args: object) -> T:
+        """On a worker, to its end even if the client goes away: memory is pinned meanwhile."""
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._around.workers.bulk, function, *args)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+
+def _cut_of(request: web.Request) -> CutId:
+    match = _CUT.match(request.match_info["cut"])
+    if match is None:
+        raise RefusedError(404, "unknown_path", "a cut is named learner.incarnation.number")
+    cut = CutId(match[1], int(match[2]), int(match[3]))
+    if max(cut.incarnation, cut.number) > LARGEST or str(cut) != match[0]:
+        raise RefusedError(404, "unknown_path", f"{match[0]!r} is not how a cut is written")
+    return cut
+
+
+def _fragment_of(request: web.Request, vault: Vault) -> int:
+    text = request.match_info["fragment"]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise RefusedError(404, "unknown_path", f"fragment {text[:40]!r} is not a number")
+    if int(text) >= len(vault.mergers):
+        raise RefusedError(404, "unknown_path", f"there is no fragment {int(text)}")
+    return int(text)
+
+
+def _part_of(request: web.Request, num_bytes: int) -> tuple[int, int, int]:
+    """Index, exact size and crc32 of a part, checked before anything is taken."""
+    text = request.match_info["part"]
+    total = num_parts(num_bytes)
+    if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) >= total:
+        raise RefusedError(404, "unknown_path", f"part {text[:40]!r}: there are {total}")
+    index = int(text)
+    size, length = part_size(num_bytes, index), request.content_length
+    if length is None:
+        raise RefusedError(411, "length", "a part carries its exact Content-Length")
+    if length != size:
+        raise RefusedError(413, "size", f"part {index} has {size} bytes, {length} were announced")
+    crc = request.headers.get(CRC_HEADER, "")
+    if not _CRC.match(crc):
+        raise RefusedError(422, "checksum", f"{CRC_HEADER} holds 8 hex digits")
+    return index, size, int(crc, 16)
+
+
+def _cut_in(body: CommitBody, named: CutId, fragment: int) -> Cut:
+    try:
+        cut: Cut = _CUT_SHAPE.build(msgspec.json.decode(body.cut, type=_CUT_SHAPE.struct))
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise RefusedError(422, "malformed", f"not the fields of a cut: {error}") from error
+    if cut.id != named or cut.fragment != fragment:
+        text = f"the path names {named}/{fragment}, the body {cut.id}/{cut.fragment}"
+        raise RefusedError(422, "malformed", text)
+    return cut
+
+
+def _check_sha(parcel: Parcel, body: CommitBody) -> None:
+    found = hashlib.sha256(parcel.body).hexdigest()
+    if found != body.sha256:
+        text = f"the whole has sha256 {found[:12]}, not {body.sha256[:12]}: send it again"
+        raise RefusedError(422, "checksum", text)
