@@ -31,6 +31,7 @@ class Round:
     grace_s: float
     longest_grace_s: float
     last: bool = False
+    tau: int = 1
     expected: dict[str, int] = field(default_factory=dict)
     arrived: dict[str, Cut] = field(default_factory=dict)
     patience: dict[str, float] = field(default_factory=dict)

@@ -48,6 +48,7 @@ class Rounds(ShardDesk):
             grace_s(self.settings, tau, step_s, spent_s),
             longest_grace_s(self.settings, tau, step_s),
             last,
+            tau,
         )
         for name in live:
             self._expect(fragment.round, index, name)

@@ -129,7 +129,10 @@ class ShardDesk:
             )
 
     def _send_call(self, names: tuple[str, ...], fragment: Fragment, reason: Reason) -> None:
-        call = msg.Call(self.state.epoch, fragment.number, fragment.round_number, self._tau())
+        assert fragment.round is not None, "only an open round calls"
+        call = msg.Call(
+            self.state.epoch, fragment.number, fragment.round_number, fragment.round.tau
+        )
         self._send(names, call, reason)
 
     def _drop(self, cut: Cut, reason: Reason, tell: bool = True) -> None:

@@ -89,6 +89,12 @@ class ControlThread(LoopThread):
         """As `post`, with the outcome. A refusal is the asker's alone, and ends nothing."""
         future: Future[T] = Future()
 
+        def answer() -> None:
+            if self._is_dead:
+                future.set_exception(starting("the syncer is stopping after an error"))
+            else:
+                self._guarded(run, ())
+
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
@@ -100,8 +106,10 @@ class ControlThread(LoopThread):
                 future.set_exception(error)
                 raise
 
-        if not self.post(run):
-            future.set_exception(starting("the syncer is stopping"))
+        try:
+            self.loop.call_soon_threadsafe(answer)
+        except RuntimeError:
+            future.set_exception(starting("the syncer has stopped"))
         return future
 
     def _guarded(self, function: Callable[..., object], args: tuple[object, ...]) -> None:

@@ -139,7 +139,9 @@ class Cores:
             case fx.Refuse():
                 self.hands.say(party, effect.who, effect.reason)
             case _:
-                raise AssertionError(f"{party} wants {type(effect).__name__}: not a syncer's effect")
+                raise AssertionError(
+                    f"{party} wants {type(effect).__name__}: not a syncer's effect"
+                )
 
     # ------------------------------------------------------------ time
 

@@ -145,7 +145,7 @@ class Keeper:
 
 
 class AppliedPrefix:
-    """Up to which record everything has been taken into account; commits may finish out of order."""
+    """Up to which record all are taken into account; commits may finish out of order."""
 
     def __init__(self, upto_lsn: int) -> None:
         self.upto_lsn = upto_lsn

@@ -23,6 +23,7 @@ from atoll.merge.merge import FragmentState
 from atoll.store.errors import DiskFailed, DiskFull, StoreError
 from atoll.syncer.durable import AppliedPrefix, Keeper
 from atoll.syncer.errors import RefusedError, starting
+from atoll.syncer.initial_file import InitialFile
 from atoll.syncer.intake import MERGED, Intake, Parcel
 from atoll.syncer.links import GOING_AWAY, REFUSED, Link, LinkBook
 from atoll.syncer.merging import MergeDone, MergeJob, run_merge
@@ -69,6 +70,7 @@ class Surroundings:
     post: Post
     on_fatal: Callable[[Exception], None]
     on_ended: Callable[[], None]
+    initial: InitialFile | None = None
 
 
 class Engine:
@@ -100,8 +102,11 @@ class Engine:
                 run.cores.tell(party, ev.Restarted(epoch))
         for index in range(len(run.cores.shards)):
             run.cores.tell(COORDINATOR, ev.Connected(shard_party(index), 0))
-        if run.cores.coordinator.state.phase == ENDED:
+        phase = run.cores.coordinator.state.phase
+        if phase == ENDED:
             self.around.on_ended()
+        elif phase == INITIAL and self.around.initial is not None:
+            self._submit(self.around.workers.merge, self._initial_now, run, self.around.initial)
 
     def open_run(self) -> OpenRun:
         """The run, or a refusal where its layout is not known yet."""
@@ -211,6 +216,10 @@ class Engine:
         run.vault.begin(fragment, state)
         event = ev.InitialStored(fragment, state.published.digest)
         run.cores.tell(run.cores.owner(fragment), event)
+
+    def _initial_now(self, run: OpenRun, initial: InitialFile) -> None:
+        for fragment, state, lsn in initial.store(run.vault, self.around.keeper):
+            self.around.post(self.initial_stored, fragment, state, lsn)
 
     # ------------------------------------------------------------ hands
 

@@ -40,7 +40,8 @@ def part_size(num_bytes: int, index: int) -> int:
 @dataclass(eq=False)
 class Parcel:
     """One body under one name. `crcs` are of the parts that are here, `claims` also of those being
-    copied; `sealed`: complete, checked and handed to its shard."""
+    copied; `sealed`: complete, checked and handed to its shard.
+    """
 
     place: Place
     num_bytes: int
@@ -147,10 +148,13 @@ class Intake:
         try:
             yield
         finally:
-            with self._lock:
-                parcel.pins -= 1
-                if parcel.dropped and parcel.pins == 0:
-                    self._give(parcel.buffer)
+            self._unpin(parcel)
+
+    def _unpin(self, parcel: Parcel) -> None:
+        with self._lock:
+            parcel.pins -= 1
+            if parcel.dropped and parcel.pins == 0:
+                self._give(parcel.buffer)
 
     def keep(self, parcel: Parcel, index: int, body: memoryview, crc: int) -> None:
         """Check one part and take it over; on a worker, with a pin. RefusedError if it is bad."""

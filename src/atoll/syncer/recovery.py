@@ -72,7 +72,9 @@ def layout_refusal(settings: SyncerSettings, layout: Layout) -> str:
     return ""
 
 
-def recover(makings: Makings, keeper: du.Keeper, set_clock: Callable[[float], None]) -> OpenRun | None:
+def recover(
+    makings: Makings, keeper: du.Keeper, set_clock: Callable[[float], None]
+) -> OpenRun | None:
     """The run as it stands on disk; None where it has no layout yet.
 
     `set_clock` is told the time at which the restored cores stood: theirs must not go back.

@@ -130,8 +130,9 @@ class Uploads:
         try:
             sums = await self._work(self._checked, parcel, body, cut, vault)
         except RefusedError as refused:
-            await self._ask(self._engine.arrived, parcel, cut, refused.code)
-            self._around.intake.drop(place, refused.code, refused.sentence)
+            if refused.code == "non_finite":
+                await self._ask(self._engine.arrived, parcel, cut, refused.code)
+            self._around.intake.drop(place, "", "")
             raise
         self._around.intake.seal(parcel, cut, sums)
         await self._ask(self._engine.arrived, parcel, cut)
@@ -202,9 +203,7 @@ class Uploads:
         self._around.intake.drop(place, "", "")
         return web.Response(status=202)
 
-    def _store_initial(
-        self, parcel: Parcel, body: CommitBody, fragment: int, vault: Vault
-    ) -> None:
+    def _store_initial(self, parcel: Parcel, body: CommitBody, fragment: int, vault: Vault) -> None:
         """On a worker, one at a time: the first complete version 0 wins."""
         with self._around.intake.pinned(parcel), self._initial_lock:
             if vault.state(fragment) is not None:
@@ -235,14 +234,7 @@ class Uploads:
     ) -> None:
         index, size, crc = part
         with self._around.intake.pinned(parcel), self._around.intake.scratch(size) as scratch:
-            filled = 0
-            while filled < size:
-                async with asyncio.timeout(STALL_S):
-                    chunk = await request.content.readany()
-                if not chunk:
-                    raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came")
-                scratch[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
+            await _fill(request, scratch)
             self._around.counts.bytes_in += size
             await self._work(self._around.intake.keep, parcel, index, scratch, crc)
             parcel.touched_s = time.monotonic()
@@ -288,6 +280,23 @@ class Uploads:
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
+
+
+async def _fill(request: web.Request, scratch: memoryview) -> None:
+    filled, size = 0, scratch.nbytes
+    try:
+        while filled < size:
+            async with asyncio.timeout(STALL_S):
+                chunk = await request.content.readany()
+            if not chunk:
+                raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came")
+            scratch[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+    except TimeoutError as error:
+        text = f"{filled} of {size} bytes came, then nothing for {STALL_S:g} s"
+        raise RefusedError(408, "stalled", text) from error
+    except (ConnectionError, web.RequestPayloadError) as error:
+        raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came") from error
 
 
 def _cut_of(request: web.Request) -> CutId:

@@ -1,0 +1,305 @@
+"""The syncer of one run as a service: threads, loops and their order of coming and going.
+
+    control thread   cores, control connections, the one timer, accepting
+    bulk thread      everything else that is HTTP
+    workers          hashing, fsync, decoding, merging, snapshots
+
+Start: take the run over, replay, then listen. Stop: stop listening, say goodbye, let workers
+finish, snapshot, close the store. Must never listen off the loopback without TLS, nor begin a run that
+nobody asked for (invariants 4, 9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+from atoll.access.addresses import Address, refuse_plain_listener
+from atoll.access.tokens import Secret
+from atoll.merge.backends import EAGER, Backend, CompiledBackend, has_compiler
+from atoll.store.disk import Disk
+from atoll.store.errors import Fenced
+from atoll.syncer.control_socket import ControlSocket
+from atoll.syncer.control_thread import ControlThread, LoopThread
+from atoll.syncer.cores import Recorder
+from atoll.syncer.door import guard
+from atoll.syncer.downloads import Downloads
+from atoll.syncer.durable import Keeper
+from atoll.syncer.engine import Counts, Engine, Surroundings
+from atoll.syncer.errors import SyncerError
+from atoll.syncer.front import Front, Home, listen
+from atoll.syncer.initial_file import InitialFile
+from atoll.syncer.intake import Intake
+from atoll.syncer.pages import Pages
+from atoll.syncer.recovery import Makings, recover
+from atoll.syncer.settings import SyncerSettings
+from atoll.syncer.uploads import Uploads
+from atoll.syncer.workers import Workers, make_workers
+from atoll.wire.protocol import ROOT
+
+log = logging.getLogger("atoll.syncer")
+
+GOODBYE_S = 2.0
+SWEEP_S = 1.0
+
+
+@dataclass(frozen=True)
+class SyncerOptions:
+    """What a syncer is started with, beside its run's settings.
+
+    `new`: begin the run on purpose. `recorder` is told of every event of every core (for a tape).
+    """
+
+    root: Path
+    secret: Secret
+    new: bool = False
+    tls: ssl.SSLContext | None = None
+    recorder: Recorder | None = None
+    disk: Disk | None = None
+
+
+@dataclass
+class _Clock:
+    """Monotonic, and never behind what the restored cores have seen."""
+
+    base_s: float = 0.0
+    born_s: float = field(default_factory=time.monotonic)
+
+    def now_s(self) -> float:
+        return self.base_s + time.monotonic() - self.born_s
+
+    def set_base(self, base_s: float) -> None:
+        self.base_s = max(self.base_s, base_s)
+
+
+class SyncerService:
+    """`start()`, then `address`; `wait()` says why it is over; `stop()` in any case."""
+
+    def __init__(self, settings: SyncerSettings, options: SyncerOptions) -> None:
+        self.settings = settings
+        self.options = options
+        self.counts = Counts()
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+        """The run has ended; the service goes on serving it until it is stopped."""
+        self._over = threading.Event()
+        self._address: Address | None = None
+        self._running: _Running | None = None
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        assert self._address is not None, "the service is not started"
+        return self._address
+
+    @property
+    def engine(self) -> Engine:
+        """The control thread's half; ask it through `ask` only."""
+        assert self._running is not None, "the service is not started"
+        return self._running.engine
+
+    @property
+    def control(self) -> ControlThread:
+        """The way to it."""
+        assert self._running is not None, "the service is not started"
+        return self._running.control
+
+    def start(self) -> Address:
+        """Take the run over and listen. Raises SyncerError, StoreError, AccessError or OSError."""
+        assert self._running is None, "a service is started once"
+        service = self.settings.service
+        if self.options.tls is None:
+            refuse_plain_listener(service.host)
+        initial = InitialFile.check(service.initial_file)
+        keeper = self._open_store()
+        try:
+            self._running = self._prepare(keeper, initial)
+        except BaseException:
+            keeper.store.close()
+            raise
+        try:
+            self._address = self._running.listen(self.options.tls)
+        except BaseException:
+            self.stop()
+            raise
+        return self._address
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until the service cannot go on; False when the time is over first. See `error`."""
+        return self._over.wait(timeout_s)
+
+    def ask_to_stop(self) -> None:
+        """Have `wait` return; safe in a signal handler."""
+        self._over.set()
+
+    def stop(self) -> None:
+        """In order, with a snapshot; may be called twice."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.stop(snapshot=self.error is None)
+        self._over.set()
+
+    # ------------------------------------------------------------ inside
+
+    def _open_store(self) -> Keeper:
+        settings, options = self.settings, self.options
+        numbers = settings.numbers()
+        return Keeper.open(options.root, settings.run.run, options.new, numbers, options.disk)
+
+    def _prepare(self, keeper: Keeper, initial: InitialFile | None) -> _Running:
+        clock, service = _Clock(), self.settings.service
+        makings = Makings(self.settings, clock.now_s, self.options.recorder, self._backend())
+        run = recover(makings, keeper, clock.set_base)
+        workers = make_workers(service.merge_threads)
+        control = ControlThread(clock.now_s, self._fail)
+        around = Surroundings(
+            settings=self.settings,
+            keeper=keeper,
+            intake=Intake(service.memory_bytes),
+            workers=workers,
+            counts=self.counts,
+            post=control.post,
+            on_fatal=self._fail,
+            on_ended=self.ended.set,
+            initial=initial,
+        )
+        engine = Engine(around, keeper.store.last_lsn)
+        control.drive(engine.next_deadline_s, engine.tick)
+        control.start()
+        running = _Running(engine, control, LoopThread("atoll-http"), workers)
+        running.bulk.start()
+        if run is not None:
+            control.ask(engine.begin, run, True).result()
+        running.serve(makings, guard(self.options.secret, self.settings.run.run, self.counts))
+        return running
+
+    def _backend(self) -> Backend:
+        if not self.settings.service.compile_merges:
+            return EAGER
+        if not has_compiler():
+            raise SyncerError(
+                "compile_merges needs a C++ compiler: install g++, or set it to false"
+            )
+        backend = CompiledBackend()
+        backend.warm_in_background(self.settings.uplink, self.settings.protocol.M)
+        return backend
+
+    def _fail(self, error: Exception) -> None:
+        """Something that must not be gone on from; from any thread."""
+        if self.error is None:
+            self.error = error
+            if isinstance(error, Fenced):
+                log.error("%s", error)
+            else:
+                log.error("the syncer cannot go on", exc_info=error)
+        self._over.set()
+
+
+class _Running:
+    """Threads and servers while the service is up."""
+
+    def __init__(
+        self, engine: Engine, control: ControlThread, bulk: LoopThread, workers: Workers
+    ) -> None:
+        self.engine = engine
+        self.control = control
+        self.bulk = bulk
+        self._workers = workers
+        self._runners: list[tuple[LoopThread, web.AppRunner]] = []
+        self._accepting: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------ coming
+
+    def serve(self, makings: Makings, middleware: object) -> None:
+        """The two HTTP servers, not listening yet. Control is served on both loops."""
+        root = f"{ROOT}/{{run}}"
+        socket_routes = ControlSocket(self.engine, self.control).routes(root)
+        bulk_routes = [
+            *socket_routes,
+            *Pages(self.engine, self.control, makings).routes(root),
+            *Uploads(self.engine, self.control).routes(root),
+            *Downloads(self.engine).routes(root),
+        ]
+        self._add(self.control, socket_routes, middleware)
+        self._add(self.bulk, bulk_routes, middleware)
+
+    def _add(self, thread: LoopThread, routes: Sequence[web.RouteDef], middleware: object) -> None:
+        async def setup() -> web.AppRunner:
+            app = web.Application(middlewares=[middleware])  # type: ignore[list-item]
+            app.add_routes(routes)
+            app.router.add_route("*", "/{anything:.*}", _nothing_here)
+            runner = web.AppRunner(
+                app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
+            )
+            await runner.setup()
+            return runner
+
+        runner = asyncio.run_coroutine_threadsafe(setup(), thread.loop).result()
+        self._runners.append((thread, runner))
+
+    def listen(self, tls: ssl.SSLContext | None) -> Address:
+        """Begin to accept."""
+        service = self.engine.around.settings.service
+        listener = listen(service.host, service.port)
+        control, bulk = (Home(thread, _protocol(runner)) for thread, runner in self._runners)
+        front = Front(listener, tls, control, bulk)
+        address = Address(service.host, listener.getsockname()[1])
+
+        async def begin() -> None:
+            self._accepting = asyncio.get_running_loop().create_task(front.accept())
+
+        async def sweep() -> None:
+            self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+
+        asyncio.run_coroutine_threadsafe(begin(), self.control.loop).result()
+        asyncio.run_coroutine_threadsafe(sweep(), self.bulk.loop).result()
+        return address
+
+    async def _sweep(self) -> None:
+        """Uploads that have stopped are forgotten."""
+        around = self.engine.around
+        idle_s = around.settings.service.upload_idle_s
+        while True:
+            await asyncio.sleep(min(SWEEP_S, idle_s / 2))
+            for place in around.intake.forget_idle(time.monotonic() - idle_s):
+                log.info("the upload of %s, fragment %d, has stopped: forgotten", *place)
+
+    # ------------------------------------------------------------ going
+
+    def stop(self, snapshot: bool) -> None:
+        """In order; what a worker has begun becomes durable or is never told."""
+        for thread, task in ((self.control, self._accepting), (self.bulk, self._sweeping)):
+            if task is not None:
+                asyncio.run_coroutine_threadsafe(_end(task), thread.loop).result()
+        self.control.post(self.engine.close_all, "the syncer stops")
+        for thread, runner in reversed(self._runners):
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), thread.loop).result()
+        self._workers.finish()
+        if snapshot:
+            self.control.ask(self.engine.last_snapshot).result()()
+        self.bulk.stop()
+        self.control.stop()
+        self.engine.around.keeper.store.close()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _nothing_here(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+def _protocol(runner: web.AppRunner) -> web.Server:
+    assert runner.server is not None, "a runner that is set up has a server"
+    return runner.server
