@@ -72,10 +72,14 @@ def refused(core: Any, event: object) -> str:
 
 
 class HandShard:
-    """The only shard of a run. Learners do what the test says; one step is `STEP_TOKENS`."""
+    """The only shard of a run. Learners do what the test says; one step is `STEP_TOKENS`.
+
+    Nobody becomes busy or away by the clock alone, unless the settings say so.
+    """
 
     def __init__(self, *names: str, pace_s: float = 1.0, **settings: Any):
         values: dict[str, Any] = {"M": max(1, len(names)), "P": 1, "H": 4, "tau": 2}
+        values |= {"busy_after_steps": 1e6, "silence_s": 1e6}
         self.settings = ProtocolSettings(**(values | settings))
         self.core = ShardCore(self.settings, 0, 1)
         self.now_s = 0.0
@@ -83,6 +87,7 @@ class HandShard:
         self.pace_s = pace_s
         self.life: dict[str, int] = {}
         self.step: dict[str, int] = {}
+        self.apart: dict[str, bool] = {}
         self.num_cuts = 0
         for name in names:
             self.join(name)
@@ -110,23 +115,27 @@ class HandShard:
         """A life of a learner is admitted and connects; it has done no step."""
         self.life[name] = life or max(self.life.values(), default=0) + 1
         self.step[name] = 0
+        self.apart[name] = False
         self(msg.Admitted(name, self.life[name]))
         self(ev.Connected(name, self.life[name]))
 
     def lose(self, name: str) -> list[fx.Effect]:
         """The learner's connection breaks."""
+        self.apart[name] = True
         return self(ev.Disconnected(name, self.life[name], "cut"))
 
     def back(self, name: str) -> list[fx.Effect]:
         """The learner's connection stands again."""
+        self.apart[name] = False
         return self(ev.Connected(name, self.life[name]))
 
     def steps(self, num: int, *names: str) -> list[fx.Effect]:
-        """Everybody (or these) does so many steps at the same pace, and reports each."""
+        """Everybody connected (or these) does so many steps and reports each."""
         effects: list[fx.Effect] = []
+        connected = tuple(name for name, apart in self.apart.items() if not apart)
         for _ in range(num):
             self.now_s += self.pace_s
-            for name in names or tuple(self.step):
+            for name in names or connected:
                 effects += self.report(name)
         self.out = effects
         return effects
@@ -178,16 +187,22 @@ class HandShard:
         """Whose work the last events asked to merge."""
         return [part.cut.id.learner for part in self.merge_order().parts]
 
+    def close(self, number: int = 0) -> list[fx.Effect]:
+        """Let time pass until the round of a fragment is over, and not longer."""
+        effects: list[fx.Effect] = []
+        while self.fragment(number).round is not None:
+            effects += self.wait(self.core.next_deadline_s() - self.now_s)
+        self.out = effects
+        return effects
+
     def round(self, *names: str, number: int = 0) -> fx.Merge:
         """H steps of everybody, then a round in which these hand in, closed by its grace."""
         self.steps(self.settings.H)
-        effects: list[fx.Effect] = []
         for name in names:
             self.arrive(name, number)
-            effects += self.out
-        if self.fragment(number).round is not None:
-            effects += self.wait(self.settings.first_round_s)
-        (order,) = of(effects, fx.Merge)
+        self.close(number)
+        order = self.fragment(number).merge
+        assert order is not None, "the round was given up"
         self.merge(number)
         return order
 

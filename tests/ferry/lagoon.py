@@ -9,7 +9,7 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -17,9 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 from zlib import crc32
 
 import msgspec
-from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
-from websockets.sync.server import ServerConnection
 
 from atoll.access.addresses import Address
 from atoll.access.invite import Invite
@@ -44,6 +44,40 @@ class Rule:
     cut_after_bytes: int = -1
 
 
+class Control:
+    """The far end of one control connection."""
+
+    def __init__(self, sock: socket.socket):
+        self.sock = sock
+        self.protocol = ServerProtocol()
+        self.lock = threading.Lock()
+
+    def send(self, text: str) -> None:
+        with self.lock:
+            self.protocol.send_text(text.encode())
+            self._flush()
+
+    def frames(self) -> Iterator[str]:
+        """Until the connection ends."""
+        while data := self.sock.recv(1 << 16):
+            with self.lock:
+                self.protocol.receive_data(data)
+                events = self.protocol.events_received()
+                for event in events:
+                    if isinstance(event, Request):
+                        self.protocol.send_response(self.protocol.accept(event))
+                self._flush()
+            for event in events:
+                if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                    yield bytes(event.data).decode()
+                elif isinstance(event, Frame) and event.opcode is Opcode.CLOSE:
+                    return
+
+    def _flush(self) -> None:
+        for data in self.protocol.data_to_send():
+            self.sock.sendall(data)
+
+
 @dataclass
 class Lagoon:
     """What it holds, and what it was asked."""
@@ -65,7 +99,7 @@ class Lagoon:
         self.secret = new_secret()
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        self.controls: list[ServerConnection] = []
+        self.controls: list[Control] = []
         self.sockets: list[socket.socket] = []
         self.open = threading.Event()
         self.open.set()
@@ -83,6 +117,10 @@ class Lagoon:
 
     def close(self) -> None:
         self.open.set()
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes up whoever accepts
+        except OSError:
+            pass
         self._listener.close()
         self.cut_all()
 
@@ -103,7 +141,7 @@ class Lagoon:
         for control in list(self.controls):
             try:
                 control.send(frame)
-            except (ConnectionClosed, OSError):
+            except OSError:
                 pass
 
     def wait(self, until: Callable[[], bool], limit_s: float = 20.0) -> None:
@@ -130,18 +168,16 @@ class Lagoon:
                 self._control(sock)
             else:
                 _handler(self)(sock, peer, None)  # type: ignore[arg-type]
-        except (OSError, ConnectionClosed, EOFError):
+        except OSError:
             pass
         finally:
             sock.close()
 
     def _control(self, sock: socket.socket) -> None:
-        control = ServerConnection(sock, ServerProtocol(), close_timeout=1)
-        control.handshake(timeout=5)
+        control = Control(sock)
         self.controls.append(control)
         try:
-            while True:
-                text = control.recv()
+            for text in control.frames():
                 self.open.wait()
                 _, message = decode(text, kinds=FROM_LEARNER)
                 with self.changed:

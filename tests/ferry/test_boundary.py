@@ -79,15 +79,13 @@ def test_keep_is_the_formula_bit_by_bit(codec: Codec, merged: bool, dtype: torch
     held = first_version(flat(n, 1))
     install(made, held, Received("set", held.values))
     base = holding(made)
-    assert torch.equal(base, made.held(0, held.values)), "its own rounded base"
+    assert torch.equal(base, made.rounded(0, held.values)), "its own rounded base"
     train(made, 1)
     accepted = decode(codec, encode(codec, holding(made) - base), n)
     train(made, 2)
     now = holding(made)
     newer = first_version(held.values + 0.1 * flat(n, 2))
-    install(
-        made, newer, Received("keep", newer.values, base, accepted if merged else None)
-    )
+    install(made, newer, Received("keep", newer.values, base, accepted if merged else None))
     kept = (now - base) - accepted if merged else now - base
     expected = (newer.values + kept).to(dtype).to(torch.float32)
     assert torch.equal(holding(made), expected)
@@ -99,7 +97,7 @@ def test_keep_gives_exactly_published_when_nothing_was_done_since(dtype: torch.d
     n = numel_of(made)
     held, newer = first_version(flat(n, 1)), first_version(flat(n, 2))
     install(made, held, Received("set", held.values))
-    base = made.held(0, held.values)
+    base = made.rounded(0, held.values)
     train(made, 1)
     accepted = decode("fp32", encode("fp32", holding(made) - base), n)
     install(made, newer, Received("keep", newer.values, base, accepted))
@@ -109,9 +107,7 @@ def test_keep_gives_exactly_published_when_nothing_was_done_since(dtype: torch.d
 def test_alpha_mixes() -> None:
     theta, published = flat(9, 1), flat(9, 2)
     expected = theta * 0.25 + published * 0.75
-    assert torch.equal(
-        receive_(theta.clone(), Received("alpha", published, alpha=0.25)), expected
-    )
+    assert torch.equal(receive_(theta.clone(), Received("alpha", published, alpha=0.25)), expected)
 
 
 def test_base_of_a_mixed_island_is_rounded_where_the_island_rounds() -> None:
@@ -138,34 +134,34 @@ def test_bf16_cut_of_an_untrained_island_is_no_displacement() -> None:
     made = island(torch.bfloat16)
     version = first_version(flat(numel_of(made), 1))
     install(made, version, Received("set", version.values))
-    done = made.carry_out([CutJob(0, CutId("ann", 1, 1), version)])
-    ((_, staging),) = done.cuts
-    displacement = staging.values() - made.held(0, version.values)
+    done = made.carry_out([CutJob(0, CutId("ann", 1, 1))])
+    (taken,) = done.cuts
+    displacement = taken.staging.values() - made.rounded(0, version.values)
     assert torch.count_nonzero(displacement) == 0
-    assert torch.count_nonzero(staging.values() - version.values) > 0, "rounding is no work"
+    assert torch.count_nonzero(taken.staging.values() - version.values) > 0, "rounding is no work"
 
 
 def test_cut_is_a_copy_that_later_steps_do_not_reach() -> None:
     made = island()
-    version = first_version(holding(made))
-    ((_, staging),) = made.carry_out([CutJob(0, CutId("ann", 1, 1), version)]).cuts
+    made.held[0] = first_version(holding(made))
+    (taken,) = made.carry_out([CutJob(0, CutId("ann", 1, 1))]).cuts
     at_cut = holding(made)
     train(made, 1)
-    assert torch.equal(staging.values(), at_cut)
+    assert torch.equal(taken.staging.values(), at_cut)
 
 
-def test_installs_come_before_cuts() -> None:
+def test_installs_come_before_cuts_of_the_same_fragment() -> None:
     made = island()
-    version = first_version(flat(numel_of(made, 1), 1))
-    jobs = [
-        CutJob(0, CutId("ann", 1, 1), version),
-        InstallJob(1, version, Received("set", version.values)),
-    ]
+    version = first_version(flat(numel_of(made), 1))
+    jobs = [CutJob(0, CutId("ann", 1, 1)), InstallJob(0, version, Received("set", version.values))]
     seen: list[tuple[int, bool]] = []
     made.watch = lambda fragment, done: seen.append((fragment, done))
     done = made.carry_out(jobs)
-    assert seen == [(1, False), (1, True)]
-    assert (len(done.cuts), len(done.installs), done.left) == (1, 1, ())
+    assert seen == [(0, False), (0, True)]
+    (taken,) = done.cuts
+    assert taken.base is version
+    assert torch.equal(taken.staging.values(), version.values)
+    assert (len(done.installs), done.left) == (1, ())
 
 
 class NotYet:
@@ -180,19 +176,20 @@ def test_install_that_is_not_on_the_device_waits_for_the_next_boundary() -> None
     before = holding(made)
     version = first_version(flat(numel_of(made), 1))
     job = InstallJob(0, version, Received("set", version.values), NotYet())  # type: ignore[arg-type]
-    done = made.carry_out([job])
-    assert (done.installs, done.left) == ((), (job,))
+    cut = CutJob(0, CutId("ann", 1, 1))
+    done = made.carry_out([cut, job])
+    assert (done.installs, done.cuts, done.left) == ((), (), (job, cut)), "nor is it cut there"
     assert torch.equal(holding(made), before)
 
 
 def test_staging_is_kept_and_used_again() -> None:
     made = island()
-    version = first_version(holding(made))
+    made.held[0] = first_version(holding(made))
     pointers = []
     for number in range(3):
-        ((_, staging),) = made.carry_out([CutJob(0, CutId("ann", 1, number), version)]).cuts
-        pointers.append(staging.values().data_ptr())
-        made.pool.give_back(staging)
+        (taken,) = made.carry_out([CutJob(0, CutId("ann", 1, number))]).cuts
+        pointers.append(taken.staging.values().data_ptr())
+        made.pool.give_back(taken.staging)
     assert len(set(pointers)) == 1
 
 
@@ -200,7 +197,7 @@ def test_staging_is_kept_and_used_again() -> None:
 
 
 def cut_job(number: int = 1) -> CutJob:
-    return CutJob(0, CutId("ann", 1, number), first_version(torch.zeros(1)))
+    return CutJob(0, CutId("ann", 1, number))
 
 
 def test_orders_come_in_order_and_once() -> None:

@@ -94,9 +94,7 @@ def merge(lagoon: Lagoon, place: str) -> None:
     published, increment = publish(chain.published, theta, lagoon.downlink)
     chain.append(published, increment)
     mark = Mark("ann", 1, said["id"]["number"], published.version)
-    lagoon.say(
-        msg.Published(1, fragment, published.version, published.digest, (mark,)), "shard-0"
-    )
+    lagoon.say(msg.Published(1, fragment, published.version, published.digest, (mark,)), "shard-0")
 
 
 # ---------------------------------------------------------------- joining
@@ -203,9 +201,9 @@ def test_called_fragment_is_cut_sent_merged_and_installed(
     assert torch.allclose(flats(model)[0], lagoon.chains[0].published.values, atol=0.05)
     cut = lagoon.commits["contributions/ann.1.1/0"]["cut"]
     assert cut["tokens"] if "tokens" in cut else cut["end_token"] - cut["first_token"] > 0
-    steps_until(learner, lambda: any(
-        isinstance(m, msg.Beat) and m.held == (1, 0) for m in lagoon.heard
-    ))
+    steps_until(
+        learner, lambda: any(isinstance(m, msg.Beat) and m.held == (1, 0) for m in lagoon.heard)
+    )
 
 
 def test_refused_cut_is_said_in_the_syncers_words(
@@ -253,12 +251,15 @@ def test_normal_exit_hands_in_the_last_contribution(lagoon: Lagoon) -> None:
 
 def test_exception_leaves_at_once(lagoon: Lagoon) -> None:
     model = tiny()
-    with pytest.raises(RuntimeError, match="out of memory"), atoll.join(
-        model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S
-    ) as learner:
-        train(model)
-        learner.step(tokens=10)
-        raise RuntimeError("out of memory")
+
+    def loop() -> None:
+        with atoll.join(model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S) as learner:
+            train(model)
+            learner.step(tokens=10)
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loop()
     lagoon.wait(lambda: any(isinstance(m, msg.Leave) for m in lagoon.heard))
     assert lagoon.commits == {}
 
@@ -320,25 +321,19 @@ def test_step_waits_for_nothing_while_the_syncer_is_gone(
 
 
 def test_dead_ferry_is_raised_at_the_next_step(
-    joined: tuple[Lagoon, nn.Module, Learner], caplog: pytest.LogCaptureFixture
+    joined: tuple[Lagoon, nn.Module, Learner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, learner = joined
-    learner._ferry.tell(object.__new__(_Bomb))
+
+    def handle(now_s: float, event: object) -> object:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(learner._ferry.core, "handle", handle)
+    learner.step(tokens=1)
     learner._ferry.join(LIMIT_S)
     with pytest.raises(FerryDiedError, match="boom") as caught:
         learner.step(tokens=1)
     assert isinstance(caught.value.__cause__, RuntimeError)
-
-
-class _Bomb:
-    @property
-    def epoch(self) -> int:
-        raise RuntimeError("boom")
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError("boom")
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 # ---------------------------------------------------------------- the end, and others

@@ -12,6 +12,7 @@ from atoll.core.learner import LearnerCore
 from atoll.core.settings import ProtocolSettings
 from atoll.core.shard import ShardCore
 from atoll.simulator.network import Island, Link
+from atoll.simulator.payload import Payload
 from atoll.simulator.world import Conditions, Core, World
 from atoll.tape.format import Header
 from atoll.tape.record import TapeSettings, TapeWriter
@@ -75,7 +76,13 @@ def header_of(world: World, party: str, core: Core) -> Header:
     return Header(role="coordinator", num_shards=world.num_shards, run=world.run, **common)
 
 
-def make_world(seed: int, num_learners: int = 4, num_shards: int = 2, **chosen: Any) -> World:
+def make_world(
+    seed: int,
+    num_learners: int = 4,
+    num_shards: int = 2,
+    payload: Payload | None = None,
+    **chosen: Any,
+) -> World:
     settings = ProtocolSettings(**{"M": num_learners, "P": 6, "H": 12, "K": 1, **chosen})
     run = RunSettings(
         "run", "layout", 10**9, num_shards=num_shards, dataset_items=10_000, lease_items=50
@@ -85,7 +92,7 @@ def make_world(seed: int, num_learners: int = 4, num_shards: int = 2, **chosen: 
         Island(f"l{index}", 1.0 + 0.15 * index, link=link, joins_at_s=0.1 * index)
         for index in range(num_learners)
     ]
-    return World(settings, run, islands, Conditions(seed=seed))
+    return World(settings, run, islands, Conditions(seed=seed), payload)
 
 
 def stormy_run(root: Path, seed: int, settings: TapeSettings | None = None, **chosen: Any) -> World:

@@ -12,6 +12,8 @@ from atoll.core.settings import ProtocolSettings
 from atoll.core.shard_state import Fragment, Seat
 
 ADMISSIBLE = Reason("", "")
+BEYOND_COUNT = 1 << 62
+"""No learner has trained so many tokens; weights are still finite below it."""
 
 
 def refusal(cut: Cut, fragment: Fragment, seat: Seat, through: int, s: ProtocolSettings) -> Reason:
@@ -36,7 +38,7 @@ def refusal(cut: Cut, fragment: Fragment, seat: Seat, through: int, s: ProtocolS
 
 def _well_formed(cut: Cut) -> bool:
     return (
-        0 <= cut.first_token < cut.end_token
+        0 <= cut.first_token < cut.end_token < BEYOND_COUNT
         and 0 < cut.steps <= cut.at_step
         and cut.base >= 0
         and cut.call >= 0

@@ -29,7 +29,7 @@ from atoll.core.membership import AWAY
 from atoll.core.phases import Phases
 from atoll.core.reasons import Reason
 
-LONGEST_NAME = 200
+LONGEST_NAME = 64
 
 
 class Attendance:
@@ -67,8 +67,11 @@ class Attendance:
         """Why a process cannot take part; an empty code when it can."""
         name, state = hello.learner, self._desk.state
         present = state.present(name)
-        if not (0 < len(name) <= LONGEST_NAME and name.isprintable()) or _is_party(name):
-            return Reason("malformed", f"{name[:LONGEST_NAME]!r} cannot be a learner's name")
+        if not _is_name(name) or _is_party(name):
+            text = (
+                f"{name[:LONGEST_NAME]!r} cannot be a learner's name: use letters, digits, - and _"
+            )
+            return Reason("malformed", text)
         if hello.layout != self._desk.run.layout:
             return Reason(
                 "layout",
@@ -309,6 +312,11 @@ class Attendance:
         for incarnation in list(state.leases.by_life):
             if incarnation not in state.lives:
                 state.leases.give_back(incarnation)
+
+
+def _is_name(name: str) -> bool:
+    plain = name.replace("-", "").replace("_", "")
+    return 0 < len(name) <= LONGEST_NAME and plain.isascii() and (plain.isalnum() or not plain)
 
 
 def _is_party(name: str) -> bool:

@@ -59,7 +59,7 @@ class Boundaries(LearnerDesk):
         holding = self._holding(fragment)
         order = holding.cut if holding else None
         if holding is None or order is None:
-            self._refuse("unasked", f"no cut of fragment {fragment} was ordered")
+            self._note("unasked", f"no cut of fragment {fragment} was ordered")
             return
         holding.cut = None
         at = (self.state.steps, self.state.tokens)
@@ -77,7 +77,7 @@ class Boundaries(LearnerDesk):
         holding = self._holding(fragment)
         order = holding.install if holding else None
         if holding is None or order is None:
-            self._refuse("unasked", f"no install of fragment {fragment} was ordered")
+            self._note("unasked", f"no install of fragment {fragment} was ordered")
             return
         holding.install, holding.base = None, order.version
         holding.fetched = max(holding.fetched, order.version)
@@ -179,7 +179,7 @@ class Boundaries(LearnerDesk):
     def _receive_unmerged(self, holding: Holding, order: InstallOrdered) -> None:
         """Work is too old when it is long, and had its chance or its base is left behind."""
         steps = self.state.steps - holding.ledger.origin_step
-        had_its_chance = holding.tried == holding.ledger.origin
+        had_its_chance = holding.tried == holding.ledger.origin and not holding.ledger.covered
         left_behind = order.version - holding.base > self.settings.max_staleness
         if self.settings.unmerged == "drop":
             order.rule, order.code = "set", "unmerged"
@@ -240,9 +240,12 @@ class Boundaries(LearnerDesk):
                 self._out.append(fx.Upload(cut, Reason("cut", f"{cut.id}")))
 
     def _uploaded(self, event: ev.Uploaded) -> None:
-        self._end_transfer(event.cut.number)
+        if self._is_mine(event.cut.learner, event.cut.incarnation):
+            self._end_transfer(event.cut.number)
 
     def _upload_failed(self, event: ev.UploadFailed) -> None:
+        if not self._is_mine(event.cut.learner, event.cut.incarnation):
+            return
         transfer = self._transfer(event.cut.number)
         if transfer is None:
             return

@@ -91,7 +91,9 @@ class LearnerCore(Boundaries):
             self._refuse("over", "this learner takes no further part")
         elif self._epoch_is_right(event):
             handler(event)
-            self._plan()
+            if not self._refused():
+                self._keep_epoch(event)
+                self._plan()
         return self._out
 
     def next_deadline_s(self) -> float:
@@ -128,6 +130,8 @@ class LearnerCore(Boundaries):
         self._connect(COORDINATOR)
 
     def _link_up(self, event: ev.LinkUp) -> None:
+        if not self._is_party(event.party):
+            return
         if self.state.phase == APART or self.state.links.get(event.party):
             return
         self.state.links[event.party] = True
@@ -138,10 +142,18 @@ class LearnerCore(Boundaries):
             self._report_to((event.party,))
 
     def _link_down(self, event: ev.LinkDown) -> None:
+        if not self._is_party(event.party):
+            return
         if self.state.links.get(event.party):
             self.state.links[event.party] = False
             self._note("link_down", f"no connection to {event.party}: {event.why}")
         self._connect(event.party)
+
+    def _is_party(self, party: str) -> bool:
+        if party == COORDINATOR or party in self._shards():
+            return True
+        self._refuse("unasked", f"{party} is no party of this run")
+        return False
 
     def _hello(self) -> None:
         state = self.state
@@ -152,8 +164,11 @@ class LearnerCore(Boundaries):
     def _welcome(self, event: msg.Welcome) -> None:
         state = self.state
         other = event.process not in ("", state.process) or event.learner != state.name
-        if event.incarnation < state.incarnation or other:
+        if event.incarnation < max(1, state.incarnation) or other or state.phase == APART:
             self._refuse("stale_incarnation", f"a welcome for life {event.incarnation}")
+            return
+        if not 1 <= event.num_shards <= self.settings.P:
+            self._refuse("malformed", f"a syncer of {event.num_shards} shards")
             return
         state.hello_at_s = NEVER
         state.num_shards = event.num_shards
@@ -209,7 +224,8 @@ class LearnerCore(Boundaries):
 
     def _called(self, event: msg.Call) -> None:
         holding = self._holding(event.fragment)
-        if holding is None or event.tau < 1:
+        longest = max(self.settings.H, 1 if self.settings.tau == "auto" else self.settings.tau)
+        if holding is None or not 1 <= event.tau <= longest:
             self._refuse("malformed", f"a call of fragment {event.fragment}")
             return
         if event.number <= holding.last_call or self.state.phase != TRAINING:
@@ -220,21 +236,23 @@ class LearnerCore(Boundaries):
 
     def _published(self, event: msg.Published) -> None:
         holding = self._holding(event.fragment)
-        if holding is None or event.version < 0:
+        marks = [mark for mark in event.merged_by if self._is_mine(mark.learner, mark.incarnation)]
+        impossible = any(
+            mark.version > event.version or mark.cut >= self.state.next_cut for mark in marks
+        )
+        if holding is None or event.version < 0 or impossible:
             self._refuse("malformed", f"a version of fragment {event.fragment}")
             return
         if event.version <= holding.latest:
             return
         holding.latest, holding.digest, holding.heard_s = event.version, event.digest, self._now
-        for mark in event.merged_by:
-            mine = mark.learner == self.state.name and mark.incarnation == self.state.incarnation
-            if mine and mark.version > holding.mark_version:
+        for mark in marks:
+            if mark.version > holding.mark_version:
                 holding.mark_cut, holding.mark_version = mark.cut, mark.version
 
     def _dropped(self, event: msg.Dropped) -> None:
         holding = self._holding(event.fragment)
-        mine = event.cut.learner == self.state.name
-        if holding is None or not mine or event.cut.incarnation != self.state.incarnation:
+        if holding is None or not self._is_mine(event.cut.learner, event.cut.incarnation):
             self._refuse("foreign", f"the fate of {event.cut}")
             return
         if holding.mark_version > holding.base and holding.mark_cut >= event.cut.number:
@@ -243,7 +261,8 @@ class LearnerCore(Boundaries):
 
     def _wanted(self, event: msg.Wanted) -> None:
         holding = self._holding(event.fragment)
-        if holding is None or event.cut.incarnation != self.state.incarnation:
+        if holding is None or not self._is_mine(event.cut.learner, event.cut.incarnation):
+            self._refuse("foreign", f"{event.cut} is wanted")
             return
         if holding.ledger.find(event.cut.number) and self._transfer(event.cut.number) is None:
             self.state.transfers.append(Transfer(event.fragment, event.cut.number))
@@ -251,6 +270,10 @@ class LearnerCore(Boundaries):
     # ------------------------------------------------------------ what the coordinator says
 
     def _granted(self, event: msg.Granted) -> None:
+        backwards = event.stream < 0 and not 0 <= event.first < event.stop
+        if event.lease < 1 or event.turn < 0 or backwards:
+            self._refuse("malformed", f"lease {event.lease} from {event.first} to {event.stop}")
+            return
         if event.lease in self.state.leases:
             return
         self.state.leases = [*self.state.leases, event.lease][-LEASES_REMEMBERED:]
@@ -258,7 +281,7 @@ class LearnerCore(Boundaries):
         self._out.append(fx.UseLease(event, reason))
 
     def _progress(self, event: msg.Progress) -> None:
-        if event.budget <= 0 or event.trained < event.yours:
+        if event.budget <= 0 or not 0 <= event.yours <= event.trained:
             self._refuse("malformed", f"a budget of {event.budget} tokens")
             return
         if event.trained >= self.state.trained:
@@ -270,7 +293,8 @@ class LearnerCore(Boundaries):
         state = self.state
         if state.budget > 0:
             tokens = state.trained + max(0, state.tokens - state.counted)
-            state.progress = max(state.progress, min(1.0, tokens / state.budget))
+            share = 1.0 if tokens >= state.budget else tokens / state.budget
+            state.progress = max(state.progress, share)
         return state.progress
 
     def _finishing(self, _: msg.Finishing) -> None:
@@ -288,6 +312,9 @@ class LearnerCore(Boundaries):
     # ------------------------------------------------------------ data
 
     def _data_low(self, event: ev.DataLow) -> None:
+        if event.ahead < 0:
+            self._refuse("malformed", f"{event.ahead} leases ahead")
+            return
         self.state.data_ahead = event.ahead
         self._want_data()
 
@@ -347,7 +374,8 @@ class LearnerCore(Boundaries):
             self._go(event.why)
             return
         state.phase, state.leave_why = LEAVING, event.why
-        state.leave_at_s = self._now + max(0.0, event.limit_s)
+        limit_s = event.limit_s if math.isfinite(event.limit_s) else 0.0
+        state.leave_at_s = self._now + max(0.0, limit_s)
         for holding in state.holdings:
             if holding.ledger.open(state.tokens) > 0:
                 holding.call = -1

@@ -33,13 +33,24 @@ class LearnerDesk:
         if fragment is not None and self._holding(fragment) is None:
             self._refuse("malformed", f"there is no fragment {fragment}")
             return False
-        party = COORDINATOR if fragment is None else self._shard(fragment)
-        known = self.state.epochs.get(party, 0)
+        if fragment is not None and not self.state.num_shards:
+            self._refuse("unasked", "a shard speaks before the welcome")
+            return False
+        party = self._speaker_of(fragment)
+        known = self.state.epochs.get(party, 1)
         if epoch < known:
             self._refuse("old_epoch", f"{party} speaks in epoch {epoch}, known is {known}")
             return False
-        self.state.epochs[party] = epoch
         return True
+
+    def _keep_epoch(self, event: object) -> None:
+        """Only a message that was taken into account may raise the epoch."""
+        epoch = getattr(event, "epoch", None)
+        if epoch is not None:
+            self.state.epochs[self._speaker_of(getattr(event, "fragment", None))] = epoch
+
+    def _speaker_of(self, fragment: int | None) -> str:
+        return COORDINATOR if fragment is None else self._shard(fragment)
 
     def _holding(self, fragment: int) -> Holding | None:
         return self.state.holdings[fragment] if 0 <= fragment < self.settings.P else None
@@ -49,6 +60,9 @@ class LearnerDesk:
 
     def _shards(self) -> tuple[str, ...]:
         return tuple(shard_party(index) for index in range(self.state.num_shards))
+
+    def _is_mine(self, learner: str, incarnation: int) -> bool:
+        return learner == self.state.name and incarnation == self.state.incarnation
 
     def _transfer(self, number: int) -> Transfer | None:
         for transfer in self.state.transfers:
@@ -100,6 +114,9 @@ class LearnerDesk:
 
     def _note(self, code: str, sentence: str) -> None:
         self._out.append(fx.Note(Reason(code, sentence)))
+
+    def _refused(self) -> bool:
+        return bool(self._out) and isinstance(self._out[-1], fx.Refuse)
 
     def _refuse(self, code: str, sentence: str) -> None:
         self._out.append(fx.Refuse(self.state.name, Reason(code, sentence)))

@@ -103,6 +103,11 @@ class FragmentLedger:
         """Tokens in cuts whose fate is open."""
         return self._lone_tokens() + self._covered_end() - self.origin
 
+    @property
+    def covered(self) -> bool:
+        """Whether a cut whose fate is open holds work that the parameters hold beyond the base."""
+        return self._covered_end() > self.origin
+
     def open(self, position: int) -> int:
         """Tokens trained since the last cut of the work that the parameters hold."""
         return position - self._covered_end()

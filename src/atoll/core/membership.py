@@ -137,16 +137,8 @@ class Roster:
         return changed
 
     def next_deadline_s(self) -> float:
-        """When to look again."""
-        while self.heap:
-            at_s, name = self.heap[0]
-            member = self.members.get(name)
-            if member is not None and member.due_s == at_s and member.state != AWAY:
-                return at_s
-            heapq.heappop(self.heap)
-            if member is not None and member.due_s == at_s:
-                member.due_s = NOT_WATCHED
-        return NEVER
+        """When to look again; an entry that is not needed any more only costs a look."""
+        return self.heap[0][0] if self.heap else NEVER
 
     def count(self, state: str) -> int:
         """How many are in a state."""

@@ -81,15 +81,20 @@ class Verdict:
     reason: Reason
 
 
-def judge(round: Round, quorum: int, min_share: float, now_s: float) -> Verdict:
-    """Decide on a round; notes in it when K and when quorum were first reached."""
-    here = len(round.arrived)
-    if here < quorum:
-        round.enough_s = round.quorum_s = NEVER
-        return _below(round, quorum, now_s)
-    round.enough_s = min(round.enough_s, now_s)
-    full = round.arrived_tokens >= min_share * round.expected_tokens
+def note(round: Round, quorum: int, min_share: float, now_s: float) -> None:
+    """Keep in a round since when K and since when the quorum are there."""
+    enough = len(round.arrived) >= quorum
+    full = enough and round.arrived_tokens >= min_share * round.expected_tokens
+    round.enough_s = min(round.enough_s, now_s) if enough else NEVER
     round.quorum_s = min(round.quorum_s, now_s) if full else NEVER
+
+
+def judge(round: Round, quorum: int, now_s: float) -> Verdict:
+    """Decide on a round, as it was last noted."""
+    here = len(round.arrived)
+    if round.enough_s == NEVER:
+        return _below(round, quorum, now_s)
+    full = round.quorum_s < NEVER
     if round.num_waiting <= 0:
         return Verdict(CLOSE, now_s, Reason("all_in", f"all {here} learners called are in"))
     wait_until_s = (

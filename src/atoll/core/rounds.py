@@ -71,6 +71,7 @@ class Rounds(ShardDesk):
         if fragment.round is None:
             return
         waited_s = fragment.round.quorum_s
+        self._note(fragment.round)
         verdict = self._judge(fragment.round)
         if waited_s == NEVER and fragment.round.quorum_s < NEVER:
             self.state.quorum_wait_s = smooth(
@@ -185,13 +186,19 @@ class Rounds(ShardDesk):
         for cut in bad:
             self._count_refused(event.code)
             self._drop(cut, Reason(event.code, f"{cut.id} spoiled a merge: {event.detail}"))
-        good = [part.cut for part in merge.parts if part.cut not in bad]
         fragment.merge = None
+        rest = [part.cut for part in merge.parts if part.cut not in bad]
+        good = [cut for cut in rest if not self._refusal(cut, fragment).code]
+        for cut in rest:
+            if cut not in good:
+                self._drop(cut, self._refusal(cut, fragment))
         if len(good) >= self._quorum():
             self._ask_merge(fragment, good, merge.thin, merge.reason)
             return
         for cut in good:
-            fragment.fallback.setdefault(cut.id.learner, cut)
+            kept = fragment.fallback.setdefault(cut.id.learner, cut)
+            if kept is not cut:
+                self._drop(cut, Reason("replaced", f"the newer cut {kept.id} holds its work"))
         self.state.tally.abandoned += 1
         if fragment.last_called:
             self._finalize(fragment)

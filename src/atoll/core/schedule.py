@@ -5,7 +5,9 @@ called. When it has done H of them the fragment is due, so no fragment merges mo
 H steps on any network (the launch floor). First calls are staggered over one H, and calls keep a
 distance, so that after an outage the most overdue fragment comes first and the rest follow.
 
-Reports cost O(1): each learner carries the least step at which anything changes by it.
+Steps that a learner did while nobody heard of it do not count against calls made meanwhile: its
+first report afterwards is where they begin. Reports cost O(1): each learner carries the least step
+at which anything changes by it.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ from atoll.core.settings import ProtocolSettings
 
 @dataclass(slots=True)
 class Track:
-    """One learner's steps against the calls."""
+    """One learner's steps against the calls.
+
+    `missed[index]`: the fragment was called while this learner did not count; so many steps after
+    its next report it is due by it (0: it was not).
+    """
 
     step: int
     counts: bool
     thresholds: list[int]
     ready: list[bool]
+    missed: list[int]
     apart_at: int
     apart: bool = False
+    returning: bool = False
     next_at: int = 0
 
 
@@ -55,7 +63,8 @@ class Schedule:
             else step + settings.H
             for fragment, called in zip(self.fragments, self.last_called, strict=True)
         ]
-        self.tracks[name] = Track(step, False, thresholds, [False] * len(thresholds), step)
+        width = len(thresholds)
+        self.tracks[name] = Track(step, False, thresholds, [False] * width, [0] * width, step)
 
     def remove(self, name: str) -> None:
         """A learner is gone."""
@@ -69,7 +78,7 @@ class Schedule:
         if track.counts == counts:
             return
         if counts:
-            track.counts = True
+            track.counts = track.returning = True
             self.num_counted += 1
             self._refresh(track)
             return
@@ -84,6 +93,8 @@ class Schedule:
         """A learner is at `step`. True when that may have made something due."""
         track = self.tracks[name]
         track.step = step
+        if track.returning and track.counts:
+            self._return(track)
         if not track.counts or step < track.next_at:
             return False
         self._refresh(track)
@@ -111,10 +122,39 @@ class Schedule:
         for track in self.tracks.values():
             track.thresholds[index] = track.step + settings.H
             track.ready[index] = False
+            track.missed[index] = 0 if track.counts and not track.returning else settings.H
             track.apart_at = track.step + distance
             track.apart = False
             if track.counts:
                 self._aim(track)
+
+    def recovered(self, index: int) -> None:
+        """A merge was read back from the log: the fragment was called after the snapshot."""
+        self.num_calls += 1
+        self.last_called[index] = self.num_calls
+
+    def restarted(self, settings: ProtocolSettings) -> None:
+        """Calls since the snapshot are unknown, only their order: the newest waits all of H."""
+        called = [index for index, number in enumerate(self.last_called) if number > 0]
+        called.sort(key=lambda index: self.last_called[index])
+        for name, track in self.tracks.items():
+            self.set_counts(name, False)
+            for rank, index in enumerate(called, start=1):
+                track.missed[index] = -(-settings.H * rank // len(called))
+
+    def _return(self, track: Track) -> None:
+        """The first report after a time in which nobody heard of this learner."""
+        track.returning = False
+        for index, steps in enumerate(track.missed):
+            if steps:
+                track.thresholds[index] = track.step + steps
+                track.apart_at = track.step + 1
+                self.num_due[index] -= int(track.ready[index])
+                track.ready[index] = False
+                track.missed[index] = 0
+        self.num_apart -= int(track.apart)
+        track.apart = False
+        self._refresh(track)
 
     def _refresh(self, track: Track) -> None:
         for index, threshold in enumerate(track.thresholds):

@@ -15,6 +15,7 @@ from typing import Any
 from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core import messages as msg
+from atoll.core.admission import BEYOND_COUNT
 from atoll.core.grace import smooth
 from atoll.core.ids import COORDINATOR, Cut
 from atoll.core.membership import LIVE, Member
@@ -23,7 +24,6 @@ from atoll.core.rounds import Rounds
 from atoll.core.settings import ProtocolSettings
 from atoll.core.shard_desk import NEVER
 from atoll.core.shard_state import Fragment, Seat, ShardState
-
 
 REMEMBERED = 4096
 
@@ -150,6 +150,7 @@ class ShardCore(Rounds):
         self.state.roster.remove(name)
         self.state.schedule.remove(name)
         self._recount()
+        self._watch_quorum()
 
     def _void(self, name: str, code: str, sentence: str) -> None:
         self.state.roster.remove(name)
@@ -163,6 +164,7 @@ class ShardCore(Rounds):
                 if cut is not None:
                     self._drop(cut, Reason(code, sentence), tell=False)
         self._recount()
+        self._watch_quorum()
 
     def _connected(self, event: ev.Connected) -> None:
         member = self.state.roster.current(event.learner, event.incarnation)
@@ -208,6 +210,7 @@ class ShardCore(Rounds):
             live = {n: m.state == LIVE for n, m in self.state.roster.members.items()}
             for each in rounds:
                 each.recount(live)
+                self._note(each)
 
     def _look_around(self) -> None:
         for index in range(len(self.state.fragments)):
@@ -216,11 +219,14 @@ class ShardCore(Rounds):
 
     def _watch_quorum(self) -> None:
         live, since_s = self.state.schedule.num_counted, self.state.below_quorum_since_s
-        if live < self._quorum() and since_s < 0:
+        needed = self.settings.quorum
+        if live < needed and since_s < 0:
             self.state.below_quorum_since_s = self._now
-            text = f"{live} learners are live, a round needs {self._quorum()}: nothing is merged"
-            self._out.append(fx.Note(Reason("quorum_lost", text)))
-        elif live >= self._quorum() and since_s >= 0:
+            lowered = self.settings.on_quorum_loss == "degrade"
+            what = "K is lowered to those that are there" if lowered else "nothing is merged"
+            text = f"{live} learners are live, a round needs {needed}: {what}"
+            self._out.append(fx.Note(Reason("quorum_lowered" if lowered else "quorum_lost", text)))
+        elif live >= needed and since_s >= 0:
             self.state.below_quorum_since_s = -1.0
             text = f"{live} learners are live again after {self._now - since_s:.1f} s"
             self._out.append(fx.Note(Reason("quorum_back", text)))
@@ -228,11 +234,11 @@ class ShardCore(Rounds):
     # ------------------------------------------------------------ what learners say
 
     def _report(self, event: msg.Report) -> None:
+        if not 0 <= event.pace_s < NEVER or not 0 <= event.tokens < BEYOND_COUNT:
+            self._refuse(event.learner, "malformed", "a report with impossible figures")
+            return
         member = self._speaker(event.learner, event.incarnation)
         if member is None:
-            return
-        if not (math.isfinite(event.pace_s) and event.pace_s >= 0):
-            self._refuse(event.learner, "malformed", f"a pace of {event.pace_s} s")
             return
         back = self.state.roster.heard(event.learner, self._now, self.settings)
         if event.step <= member.step or event.tokens < member.tokens:
@@ -248,11 +254,11 @@ class ShardCore(Rounds):
             self._call_due()
 
     def _beat(self, event: msg.Beat) -> None:
-        if self._speaker(event.learner, event.incarnation) is None:
-            return
-        good = math.isfinite(event.step_age_s) and math.isfinite(event.fetch_s)
+        good = 0 <= event.step_age_s < NEVER and 0 <= event.fetch_s < NEVER
         if not good or len(event.held) != self.settings.P:
             self._refuse(event.learner, "malformed", "a beat with impossible figures")
+            return
+        if self._speaker(event.learner, event.incarnation) is None:
             return
         roster, name = self.state.roster, event.learner
         changed = roster.heard(name, self._now, self.settings)
@@ -262,14 +268,15 @@ class ShardCore(Rounds):
             changed |= roster.idle(name, self._now, event.step_age_s, self.settings)
         if changed:
             self._presence_changed(name)
-        self.state.seats[name].fetch_s = max(0.0, event.fetch_s)
+        self.state.seats[name].fetch_s = event.fetch_s
         self._repair(event)
         if changed:
             self._look_around()
 
     def _repair(self, event: msg.Beat) -> None:
         """Say again what the beat shows to be unknown: versions, calls, fates, missing bytes."""
-        outstanding = {cut.fragment: cut for cut in event.outstanding}
+        cuts = [cut for cut in event.outstanding if cut.id.learner == event.learner]
+        outstanding = {cut.fragment: cut for cut in cuts}
         for fragment in self.state.fragments:
             settled = self._now >= fragment.published_s + self.settings.beat_s
             if event.held[fragment.number] < fragment.version and settled:
@@ -279,7 +286,7 @@ class ShardCore(Rounds):
                 cut = outstanding.get(fragment.number)
                 if cut is None or cut.call < open_round.number:
                     self._send_call((event.learner,), fragment, Reason("again", "not answered"))
-        for cut in event.outstanding:
+        for cut in cuts:
             self._answer_outstanding(cut)
 
     def _answer_outstanding(self, cut: Cut) -> None:
@@ -295,10 +302,10 @@ class ShardCore(Rounds):
 
     def _announced(self, event: msg.Announce) -> None:
         fragment = self._fragment(event.cut.fragment)
-        if self._speaker(event.cut.id.learner, event.cut.id.incarnation) is None:
-            return
         if fragment is None:
             self._refuse(event.cut.id.learner, "malformed", "no fragment of this shard")
+            return
+        if self._speaker(event.cut.id.learner, event.cut.id.incarnation) is None:
             return
         reason = self._refusal(event.cut, fragment)
         if reason.code and not self._has(fragment, event.cut):
@@ -345,7 +352,12 @@ class ShardCore(Rounds):
         if older is not None:
             self._drop(older, Reason("replaced", f"the newer cut {cut.id} holds its work"))
         open_round = fragment.round
-        if open_round is not None and cut.call == open_round.number and open_round.awaits(name):
+        here = open_round.arrived.get(name) if open_round is not None else None
+        if open_round is not None and here is not None:
+            newer, older = (cut, here) if cut.id.number > here.id.number else (here, cut)
+            open_round.arrived[name] = newer
+            self._drop(older, Reason("replaced", f"the newer cut {newer.id} holds its work"))
+        elif open_round is not None and cut.call == open_round.number and open_round.awaits(name):
             live = member is not None and member.state == LIVE
             open_round.arrive(name, cut, waited_for=live)
             self._consider(index)
@@ -355,6 +367,9 @@ class ShardCore(Rounds):
     # ------------------------------------------------------------ ends and restarts
 
     def _finish(self, event: msg.Finish) -> None:
+        if not math.isfinite(event.limit_s):
+            self._refuse(COORDINATOR, "malformed", f"last rounds within {event.limit_s} s")
+            return
         if self.state.finish_limit_s > 0:
             for fragment in self.state.fragments:
                 if fragment.final:
@@ -376,7 +391,7 @@ class ShardCore(Rounds):
         state.early.clear()
         for name in state.roster.members:
             state.roster.disconnect(name)
-            state.schedule.set_counts(name, False)
+        state.schedule.restarted(self.settings)
         for fragment in state.fragments:
             fragment.round = fragment.merge = None
             fragment.retry_at_s, fragment.retry_pause_s = NEVER, 0.0
@@ -397,6 +412,7 @@ class ShardCore(Rounds):
             return
         fragment.round = fragment.merge = None
         self._apply(fragment, event.version, event.digest, event.marks, event.through)
+        self.state.schedule.recovered(self._index(event.fragment))
         fragment.merged_tokens = event.merged_tokens
         fragment.round_number = max(fragment.round_number, event.round)
 

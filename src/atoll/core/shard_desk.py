@@ -8,7 +8,7 @@ from atoll.core.admission import refusal
 from atoll.core.grace import fewest_steps, median
 from atoll.core.ids import Cut, fragments_of
 from atoll.core.membership import LIVE, Member
-from atoll.core.quorum import Round, Verdict, judge
+from atoll.core.quorum import Round, Verdict, judge, note
 from atoll.core.reasons import Reason
 from atoll.core.schedule import Schedule
 from atoll.core.settings import ProtocolSettings
@@ -40,7 +40,10 @@ class ShardDesk:
         return quorum
 
     def _judge(self, round: Round) -> Verdict:
-        return judge(round, self._quorum(), self.settings.min_token_share, self._now)
+        return judge(round, self._quorum(), self._now)
+
+    def _note(self, round: Round) -> None:
+        note(round, self._quorum(), self.settings.min_token_share, self._now)
 
     def _live_members(self) -> list[tuple[Seat, Member]]:
         members = self.state.roster.members

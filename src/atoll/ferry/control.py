@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -30,6 +30,13 @@ PING_S = 10.0
 MOST_WAITING = 4096
 FRAME_BYTES = 1 << 24
 """A frame of the syncer may name every learner that was ever merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A thread of the ferry met what it did not expect."""
+
+    cause: BaseException
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class FrameCame:
 
 
 class ControlLink:
-    """`tell` takes the three records above, from the link's own threads."""
+    """`tell` takes the records above, from the link's own threads."""
 
     def __init__(self, door: Door, tell: Callable[[object], None]):
         self.door = door
@@ -77,7 +84,9 @@ class ControlLink:
         self._asked.set()
         if not self._threads:
             for task in (self._keep, self._send):
-                thread = threading.Thread(target=task, name="atoll-control", daemon=True)
+                thread = threading.Thread(
+                    target=self._guarded, args=(task,), name="atoll-control", daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
 
@@ -98,6 +107,12 @@ class ControlLink:
 
     # ------------------------------------------------------------ in the link's own threads
 
+    def _guarded(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except BaseException as error:  # noqa: BLE001  # the edge of a thread: the ferry must hear of it
+            self._tell(Crashed(error))
+
     def _keep(self) -> None:
         while True:
             self._asked.wait()
@@ -113,27 +128,33 @@ class ControlLink:
         """From opening to its end."""
         self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or FIRST_PAUSE_S)
         address = self.door.addresses[turn % len(self.door.addresses)]
+        stood = False
         try:
-            connection = self._open(address)
-        except (OSError, WebSocketException, TimeoutError, EOFError) as error:
-            return LinkLost(turn, f"{address}: {_words(error)}", False)
-        self._pause_s = FIRST_PAUSE_S
+            with self._open(address) as connection:
+                stood, self._pause_s = True, FIRST_PAUSE_S
+                self._serve(connection, turn)
+        except (OSError, WebSocketException, EOFError) as error:
+            return LinkLost(turn, f"{address}: {_words(error)}", stood)
+        raise AssertionError("a connection ends with an exception")
+
+    def _serve(self, connection: ClientConnection, turn: int) -> None:
+        """Hand over what is received, until the connection is gone."""
+        keep_from_children(connection.socket)
+        ask_for_bbr(connection.socket)
         self._connection = connection
-        self._tell(LinkOpened(turn))
         try:
+            self._tell(LinkOpened(turn))
             while True:
                 self._tell(FrameCame(turn, connection.recv()))
-        except (ConnectionClosed, OSError) as error:
-            return LinkLost(turn, f"{address}: {_words(error)}", True)
         finally:
             self._connection = None
             _drop(connection)
 
-    def _open(self, address: Address) -> ClientConnection:
+    def _open(self, address: Address) -> AbstractContextManager[ClientConnection]:
         scheme = "ws" if self.door.tls is None else "wss"
-        connection = connect(
+        return connect(
             f"{scheme}://{address}{self.door.path('control')}",
-            ssl=self.door.tls,
+            ssl=self.door.control_tls,
             additional_headers=self.door.headers(),
             proxy=f"http://{self.door.proxy}" if self.door.proxy else None,
             compression=None,
@@ -143,9 +164,6 @@ class ControlLink:
             close_timeout=1.0,
             max_size=FRAME_BYTES,
         )
-        keep_from_children(connection.socket)
-        ask_for_bbr(connection.socket)
-        return connection
 
     def _send(self) -> None:
         while (frame := self._outbox.get()) is not None:

@@ -13,6 +13,8 @@ from atoll.access.tokens import Role, authorization
 from atoll.ferry.errors import FerryError
 from atoll.wire.protocol import PROTOCOL, PROTOCOL_HEADER, ROOT
 
+CONTROL_ALPN = "atoll-control"
+"""Lets a syncer tell control from bulk before anything is decrypted."""
 CONNECT_S = 10.0
 STALL_S = 30.0
 """A connection on which nothing moves for so long is given up."""
@@ -29,6 +31,8 @@ class Door:
     proxy: Address | None = None
     connect_s: float = CONNECT_S
     stall_s: float = STALL_S
+    control_tls: ssl.SSLContext | None = None
+    """As `tls`, but says in its first bytes that it is a control connection."""
 
     def path(self, *parts: str | int) -> str:
         """A path of this run."""
@@ -45,9 +49,13 @@ class Door:
 
 def door_of(invite: Invite, role: Role = Role.LEARNER, proxy: str = "") -> Door:
     """The door that an invite opens."""
-    tls = client_context(invite.ca_pem) if invite.has_tls else None
+    tls = control_tls = None
+    if invite.has_tls:
+        tls, control_tls = client_context(invite.ca_pem), client_context(invite.ca_pem)
+        control_tls.set_alpn_protocols([CONTROL_ALPN, "http/1.1"])
     pass_ = authorization(invite.secret, role)
-    return Door(invite.run, invite.addresses, pass_, tls, _proxy(proxy))
+    through = _proxy(proxy)
+    return Door(invite.run, invite.addresses, pass_, tls, through, control_tls=control_tls)
 
 
 def _proxy(text: str) -> Address | None:

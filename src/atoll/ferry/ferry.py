@@ -21,13 +21,13 @@ from atoll.core.ids import COORDINATOR, CutId
 from atoll.core.learner import LearnerCore
 from atoll.core.messages import Welcome
 from atoll.core.reasons import Reason
-from atoll.ferry.control import ControlLink, FrameCame, LinkLost, LinkOpened
+from atoll.ferry.control import ControlLink, Crashed, FrameCame, LinkLost, LinkOpened
 from atoll.ferry.door import Door
 from atoll.ferry.island import Island
 from atoll.ferry.mailbox import Crossed, CutJob, Figures, InstallJob, Job, Mailbox
 from atoll.ferry.receipt import Received
 from atoll.ferry.terms import RunTerms
-from atoll.ferry.transfers import Crashed, FetchedVersion, InitialFailed, KeptCut, Transfers
+from atoll.ferry.transfers import FetchedVersion, InitialFailed, KeptCut, Transfers
 from atoll.merge.chain import Published
 from atoll.wire.errors import WireError
 from atoll.wire.frames import FROM_SYNCER, decode, encode
@@ -66,7 +66,7 @@ class Ferry:
         self._turn = 0
         self._welcomed = False
         self._wanted: list[str] = []
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[tuple[type, int], Job] = {}
         self._cuts: dict[int, KeptCut] = {}
         self._held: dict[int, Published] = {}
         self._newest: dict[int, Published] = {}
@@ -150,13 +150,14 @@ class Ferry:
                 for party in effect.to:
                     self.link.send(encode(party, effect.message))
             case fx.CutOrder():
-                self._order(CutJob(effect.fragment, effect.id, self._held[effect.fragment]))
+                self._order(CutJob(effect.fragment, effect.id))
             case fx.InstallOrder():
                 self._order(self._install_job(effect))
             case fx.Withdraw():
-                job = self._jobs.pop(effect.fragment, None)
-                if job is not None:
-                    job.withdrawn = True
+                for kind in (CutJob, InstallJob):
+                    job = self._jobs.pop((kind, effect.fragment), None)
+                    if job is not None:
+                        job.withdrawn = True
             case fx.Upload():
                 self.transfers.upload(effect.cut, self._cuts[effect.cut.id.number])
             case fx.Forget():
@@ -200,7 +201,7 @@ class Ferry:
     # ------------------------------------------------------------ boundaries
 
     def _order(self, job: Job) -> None:
-        self._jobs[job.fragment] = job
+        self._jobs[type(job), job.fragment] = job
         self.mailbox.order(job)
 
     def _install_job(self, order: fx.InstallOrder) -> InstallJob:
@@ -208,7 +209,7 @@ class Ferry:
         assert published.version == order.version, "what is ordered was fetched last"
         base = accepted = None
         if order.rule == "keep":
-            base = self.island.held(fragment, self._held[fragment].values)
+            base = self.island.rounded(fragment, self._held[fragment].values)
             if order.accepted >= 0:
                 kept = self._cuts[order.accepted]
                 accepted = kept.accepted(self.passage.terms.uplink, self.transfers.numel(fragment))
@@ -221,20 +222,27 @@ class Ferry:
         """What was done at a boundary counts only where the order still stood."""
         cuts, installs = [], []
         for installed in crossed.installs:
-            if self._jobs.get(installed.fragment) is installed:
-                del self._jobs[installed.fragment]
+            if self._stood(installed):
                 self._held[installed.fragment] = installed.published
                 installs.append(installed.fragment)
-        for cut, staging in crossed.cuts:
-            if self._jobs.get(cut.fragment) is cut:
-                del self._jobs[cut.fragment]
-                self._cuts[cut.id.number] = KeptCut(cut.fragment, cut.base, staging)
-                cuts.append(cut.fragment)
+        for cut in crossed.cuts:
+            if self._stood(cut.job):
+                fragment = cut.job.fragment
+                self._cuts[cut.job.id.number] = KeptCut(fragment, cut.base, cut.staging)
+                cuts.append(fragment)
             else:
-                self.island.pool.give_back(staging)
+                self.island.pool.give_back(cut.staging)
         self._handle(
             ev.Boundary(crossed.step, crossed.tokens, crossed.pace_s, tuple(cuts), tuple(installs))
         )
+
+    def _stood(self, job: Job) -> bool:
+        """A job was done, and nobody had taken it back."""
+        key = (type(job), job.fragment)
+        if self._jobs.get(key) is not job:
+            return False
+        del self._jobs[key]
+        return True
 
     def _fetched(self, item: FetchedVersion) -> None:
         """What an earlier life asked for is not what this one's orders will mean."""

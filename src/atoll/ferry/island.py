@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.ferry.mailbox import CutJob, InstallJob, Job
+from atoll.ferry.mailbox import CutJob, InstallJob, Job, TakenCut
 from atoll.ferry.receipt import Received, as_held, receive_
-from atoll.ferry.staging import Event, Staging, StagingPool, has_passed, new_event, new_stream
+from atoll.ferry.staging import Event, StagingPool, has_passed, new_event, new_stream
 from atoll.fragments import Layout
 from atoll.fragments.access import gather, scatter_
+from atoll.merge.chain import Published
 
 CUTS_AT_ONCE = 2
 
@@ -26,7 +27,7 @@ CUTS_AT_ONCE = 2
 class CarriedOut:
     """What was done at a boundary, and what could not be done yet."""
 
-    cuts: tuple[tuple[CutJob, Staging], ...]
+    cuts: tuple[TakenCut, ...]
     installs: tuple[InstallJob, ...]
     left: tuple[Job, ...]
 
@@ -43,6 +44,8 @@ class Island:
         self.pool = StagingPool(largest, self.device)
         self._scratch = torch.empty(0, dtype=torch.float32, device=self.device)
         self._side: torch.cuda.Stream | None = None
+        self.held: dict[int, Published] = {}
+        """The version installed of each fragment; the training thread's."""
         self.watch: Callable[[int, bool], None] = _nobody
         """Told of every install, before (False) and after (True)."""
 
@@ -56,9 +59,9 @@ class Island:
     # ------------------------------------------------------------ in the training thread
 
     def carry_out(self, jobs: Sequence[Job]) -> CarriedOut:
-        """Installs first, then cuts."""
+        """Installs first, then cuts; no cut of a fragment whose install has to wait."""
         installs: list[InstallJob] = []
-        cuts: list[tuple[CutJob, Staging]] = []
+        cuts: list[TakenCut] = []
         left: list[Job] = []
         for job in jobs:
             if isinstance(job, InstallJob) and self._install(job):
@@ -66,10 +69,12 @@ class Island:
             elif isinstance(job, InstallJob):
                 left.append(job)
         for job in jobs:
-            if isinstance(job, CutJob):
+            if isinstance(job, CutJob) and any(each.fragment == job.fragment for each in left):
+                left.append(job)
+            elif isinstance(job, CutJob):
                 staging = self.pool.take()
                 staging.copy(self.layout, job.fragment, self.tensors, self._side)
-                cuts.append((job, staging))
+                cuts.append(TakenCut(job, staging, self.held[job.fragment]))
         return CarriedOut(tuple(cuts), tuple(installs), tuple(left))
 
     @torch.no_grad()
@@ -84,6 +89,7 @@ class Island:
             theta = gather(self.layout, job.fragment, self.tensors, out=self._scratch[:numel])
             receive_(theta, job.received)
             scatter_(self.layout, job.fragment, theta, self.tensors)
+        self.held[job.fragment] = job.published
         self.watch(job.fragment, True)
         if self._side is not None:
             self._keep_until_used(job.received)
@@ -98,7 +104,7 @@ class Island:
 
     # ------------------------------------------------------------ in the ferry
 
-    def held(self, fragment: int, published: Tensor) -> Tensor:
+    def rounded(self, fragment: int, published: Tensor) -> Tensor:
         """Published values as this island's dtypes hold them."""
         return as_held(self.layout, fragment, published, self.dtypes)
 

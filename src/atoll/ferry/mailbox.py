@@ -23,11 +23,10 @@ from atoll.merge.chain import Published
 
 @dataclass(eq=False, slots=True)
 class CutJob:
-    """Copy this fragment at the next boundary, as cut `id`, to be measured from `base`."""
+    """Copy this fragment at the next boundary, as cut `id`, after what is to be installed."""
 
     fragment: int
     id: CutId
-    base: Published
     withdrawn: bool = False
 
 
@@ -46,13 +45,22 @@ Job = CutJob | InstallJob
 
 
 @dataclass(frozen=True, slots=True)
+class TakenCut:
+    """A copy, and the version that was held when it was made."""
+
+    job: CutJob
+    staging: Staging
+    base: Published
+
+
+@dataclass(frozen=True, slots=True)
 class Crossed:
     """The training thread was between two steps, and what it did there."""
 
     step: int
     tokens: int
     pace_s: float
-    cuts: tuple[tuple[CutJob, Staging], ...] = ()
+    cuts: tuple[TakenCut, ...] = ()
     installs: tuple[InstallJob, ...] = ()
 
 

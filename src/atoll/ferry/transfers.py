@@ -16,6 +16,7 @@ from torch import Tensor
 from atoll.core import events as ev
 from atoll.core.ids import Cut
 from atoll.ferry.bulk import BulkConnection
+from atoll.ferry.control import Crashed
 from atoll.ferry.door import Door
 from atoll.ferry.download import BadCopyError, Downloader
 from atoll.ferry.errors import FerryError, GivenUpError, RefusedError
@@ -66,13 +67,6 @@ class InitialFailed:
     fragment: int
     why: str
     final: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Crashed:
-    """A transfer thread met what it did not expect."""
-
-    cause: BaseException
 
 
 class Transfers:
@@ -139,7 +133,7 @@ class Transfers:
         if kept.payload is None:
             assert kept.staging is not None, "a cut that is not encoded has its copy"
             displacement = kept.staging.values()
-            displacement.sub_(self.island.held(kept.fragment, kept.base.values))
+            displacement.sub_(self.island.rounded(kept.fragment, kept.base.values))
             try:
                 kept.payload = encode(self.terms.uplink, displacement)
             finally:
@@ -204,7 +198,7 @@ class Transfers:
         """Until it is there, or somebody else was named; the coordinator's deadline ends both."""
         while not self._stopped.is_set():
             try:
-                self._up.send(connection, parcel, lambda: not self._stopped.is_set(), False)
+                self._up.send_initial(connection, parcel, lambda: not self._stopped.is_set())
             except FerryError as error:
                 self._tell(InitialFailed(fragment, str(error), is_final(error)))
                 if is_final(error):

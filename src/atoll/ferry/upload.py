@@ -28,6 +28,8 @@ from atoll.merge.codecs import Codec
 TRIES = 3
 """At once, after a connection broke; then the core decides when to try again."""
 CRC_HEADER = "Atoll-Crc32"
+PASSING = ("checksum", "missing")
+"""Refusals that sending what is missing, or the same part once more, can mend."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ class Uploader:
             else:
                 return
 
+    def send_initial(self, own: BulkConnection, parcel: Parcel, wanted: Callable[[], bool]) -> None:
+        """As `send`; where version 0 is durable already, only whether it is the same."""
+        try:
+            self.send(own, parcel, wanted, again=False)
+        except RefusedError as refused:
+            if refused.code != "conflict":
+                raise
+            self._commit(own, parcel)
+
     def _send_parts(
         self, own: BulkConnection, parcel: Parcel, parts: list[int], wanted: Callable[[], bool]
     ) -> None:
@@ -109,8 +120,6 @@ class Uploader:
     def _missing(self, own: BulkConnection, parcel: Parcel) -> list[int]:
         """The parts that the syncer does not have; all, where it cannot say."""
         every = range(num_parts(parcel.body.nbytes))
-        if parcel.place[0] == "initial":
-            return list(every)
         try:
             answer = own.ask(Request("GET", self.door.path(*parcel.place, "parts")))
             there = set(json.loads(answer.body)["parts"])
@@ -125,7 +134,7 @@ class Uploader:
 
 def _worth_another(error: FerryError) -> bool:
     if isinstance(error, RefusedError):
-        return error.code in ("checksum", "incomplete", "missing")
+        return error.code in PASSING
     return isinstance(error, LinkBrokenError)
 
 
@@ -135,4 +144,4 @@ def is_final(error: FerryError) -> bool:
         return True
     if not isinstance(error, RefusedError) or error.may_pass:
         return False
-    return error.status in (409, 410, 413, 422)
+    return error.status in (409, 410, 413, 422) and error.code not in PASSING

@@ -80,7 +80,11 @@ class _Stop:
     def on_signals(self) -> None:
         """SIGTERM and SIGINT; before the start too, when they take effect after it."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._service.ask_to_stop())
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        # Not from within the handler: the main thread may hold the very lock that this takes.
+        threading.Thread(target=self._service.ask_to_stop, daemon=True).start()
 
     def on_end_of_stdin(self) -> None:
         """The parent holds the other end: when it dies, so do we."""

@@ -5,8 +5,8 @@
     workers          hashing, fsync, decoding, merging, snapshots
 
 Start: take the run over, replay, then listen. Stop: stop listening, say goodbye, let workers
-finish, snapshot, close the store. Must never listen off the loopback without TLS, nor begin a run that
-nobody asked for (invariants 4, 9).
+finish, snapshot, close the store. Must never listen off the loopback without TLS, nor begin a run
+that nobody asked for (invariants 4, 9).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from atoll.access.addresses import Address, refuse_plain_listener
 from atoll.access.tokens import Secret
 from atoll.merge.backends import EAGER, Backend, CompiledBackend, has_compiler
 from atoll.store.disk import Disk
-from atoll.store.errors import Fenced
+from atoll.store.errors import DiskFailed, Fenced
 from atoll.syncer.control_socket import ControlSocket
 from atoll.syncer.control_thread import ControlThread, LoopThread
 from atoll.syncer.cores import Recorder
@@ -265,11 +265,19 @@ class _Running:
         return address
 
     async def _sweep(self) -> None:
-        """Uploads that have stopped are forgotten."""
+        """Uploads that have stopped are forgotten; a lost run is noticed without a merge too."""
         around = self.engine.around
         idle_s = around.settings.service.upload_idle_s
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(SWEEP_S, idle_s / 2))
+            try:
+                await loop.run_in_executor(self._workers.bulk, around.keeper.store.check_fence)
+            except Fenced as fenced:
+                around.on_fatal(fenced)
+                return
+            except DiskFailed as failed:
+                log.warning("cannot see who owns the run: %s", failed)
             for place in around.intake.forget_idle(time.monotonic() - idle_s):
                 log.info("the upload of %s, fragment %d, has stopped: forgotten", *place)
 

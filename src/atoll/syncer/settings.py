@@ -142,22 +142,30 @@ def settings_from(plain: Mapping[str, Any]) -> SyncerSettings:
     for key in plain:
         if key not in known:
             raise SettingsError(unknown_key(key, known))
-    averaging = dict(plain.get("merge", {}))
-    downlink = averaging.pop("downlink_codec", "bf16")
-    merge = MergeSettings(
-        _build(AveragingSettings, averaging),
-        _build(OuterSettings, plain.get("outer", {})),
-        downlink,
-    )
+    tables = {name: plain.get(name, {}) for name in ("run", "protocol", "merge", "outer", "service")}
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise SettingsError(f"{name} = {table!r}: this is a table of settings")
     return SyncerSettings(
-        _build(RunSettings, {"layout": PENDING_LAYOUT, **plain.get("run", {})}),
-        from_mapping(plain.get("protocol", {})),
-        merge,
-        _build(ServiceSettings, plain.get("service", {})),
+        _build(RunSettings, {"layout": PENDING_LAYOUT, **tables["run"]}),
+        from_mapping(tables["protocol"]),
+        _merge_from(tables["merge"], tables["outer"]),
+        _build(ServiceSettings, tables["service"]),
         cast(Codec, plain.get("uplink", "bf16")),
         cast(Strategy, plain.get("strategy", "balanced")),
         int(plain.get("seed", 0)),
     )
+
+
+def _merge_from(table: Mapping[str, Any], outer: Mapping[str, Any]) -> MergeSettings:
+    averaging = dict(table)
+    downlink = averaging.pop("downlink_codec", "bf16")
+    try:
+        return MergeSettings(
+            _build(AveragingSettings, averaging), _build(OuterSettings, outer), downlink
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def settings_to(settings: SyncerSettings) -> dict[str, Any]:

@@ -133,8 +133,12 @@ def read_party(directory: Path) -> PartyTape:
     """All segments of a party, checked for what is missing between them."""
     tape = PartyTape(directory.name)
     files = segment_files(directory)
-    for place, (number, path) in enumerate(files):
-        is_last = place == len(files) - 1
+    awaited = files[0][0]
+    for number, path in files:
+        is_last = path == files[-1][1]
+        if number != awaited:
+            tape.damage.append(f"{number - awaited} segments are missing before {path}")
+        awaited = number + 1
         try:
             segment = read_segment(path)
         except TapeError as error:

@@ -159,7 +159,6 @@ class TapeWriter:
         number = files[-1][0] + 1 if files else 1
         self._life = self._life or number
         self._file = (self._directory / segment_name(number)).open("xb", buffering=0)
-        self._entries = self._bytes = 0
         header = msgspec.structs.replace(
             self._header,
             segment=number,
@@ -171,6 +170,7 @@ class TapeWriter:
         self._add(HEADER, encode(header))
         self._add(STATE, encode(pack(self._state())))
         self._flush()
+        self._entries = self._bytes = 0
         if self._settings.keep_segments:
             for _, path in files[: max(0, len(files) + 1 - self._settings.keep_segments)]:
                 path.unlink(missing_ok=True)

@@ -28,11 +28,15 @@ CORE_FAILS = (AssertionError, ValueError, LookupError, ArithmeticError, TypeErro
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """Digests of a merge that was computed again; "" for what cannot be said."""
+    """Digests of a merge that was computed again, or why they cannot be had.
+
+    `why_not`: something is missing here. `refused`: what was recorded cannot have been merged.
+    """
 
     delta: str = ""
     published: str = ""
     why_not: str = ""
+    refused: str = ""
 
 
 Recompute = Callable[[MergeNote, Merge, Mapping[str, bytes]], Recomputed]
@@ -165,14 +169,18 @@ class _Life:
             return
         what = f"{where}, fragment {note.fragment} version {note.version}"
         order = self._orders.get((note.fragment, note.version))
-        bodies = _bodies(note, segment.path.parent / PAYLOADS)
-        if isinstance(bodies, str) or order is None:
-            self._report.notes.append(f"{what} is not computed again: {bodies or 'no order'}")
-            return
-        found = self._recompute(note, order, bodies)
-        if found.why_not:
+        if order is None:
+            found = Recomputed(why_not="the order for it is not on tape")
+        else:
+            found = _again(self._recompute, note, order, segment.path.parent / PAYLOADS)
+        if found.refused:
+            self._report.differs(f"{what} cannot have been merged: {found.refused}")
+        elif found.why_not:
             self._report.notes.append(f"{what} is not computed again: {found.why_not}")
-            return
+        else:
+            self._compare(note, found, what)
+
+    def _compare(self, note: MergeNote, found: Recomputed, what: str) -> None:
         self._report.merges_recomputed += 1
         if found.delta and note.delta and found.delta != note.delta:
             text = f"recorded digest {note.delta}, computed {found.delta}"
@@ -198,14 +206,14 @@ def _asked_checksum(core: Core) -> int:
     return state_checksum(core.state)
 
 
-def _bodies(note: MergeNote, folder: Path) -> dict[str, bytes] | str:
-    """The payloads of a merge by name of cut, or why they are not to be had."""
+def _again(recompute: Recompute, note: MergeNote, order: Merge, folder: Path) -> Recomputed:
+    """Read the payloads of a merge and compute it again."""
     bodies: dict[str, bytes] = {}
     for cut, _, digest in note.contributions:
         path = folder / digest
         if not digest or not path.is_file():
-            return f"the payload of {cut} was not kept"
+            return Recomputed(why_not=f"the payload of {cut} was not kept")
         bodies[cut] = path.read_bytes()
         if digest_of(bodies[cut]) != digest:
-            return f"the payload of {cut} is not the one that was kept"
-    return bodies
+            return Recomputed(refused=f"the payload of {cut} is not the one that was recorded")
+    return recompute(note, order, bodies)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atoll.core.settings import ProtocolSettings
+from atoll.tape import checks_order, checks_work
 from atoll.tape.checks import CHECKS, Found, History
 from atoll.tape.facts import LearnerFacts, SyncerFacts
 from atoll.tape.learner_facts import read_learner
@@ -17,6 +18,8 @@ from atoll.tape.read import PartyTape, TapeError, read_tapes
 from atoll.tape.syncer_facts import read_coordinator, read_shard
 
 WHOLE = "tapes_are_whole"
+CHECK_MODULES = (checks_order, checks_work)
+"""Importing them enters their checks."""
 MOST_NOTES = 20
 
 

@@ -1,0 +1,64 @@
+"""`atoll train`: a whole run on this machine: syncer, learners, a look at the published model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from atoll.cli.display import RunDisplay, show_report
+from atoll.cli.output import print_json
+from atoll.launch.folder import RunFolder
+from atoll.launch.report import Report
+from atoll.launch.session import Session
+from atoll.runfile.settings import RunFile, read_run_file
+
+
+def train(
+    run_file: Annotated[Path, typer.Argument(help="The run file; `configs/` has some.")],
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Run folder; runs/NAME when not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines, the report last.")] = False,
+) -> None:
+    """Train on this machine: start a syncer and learners, and start again what dies.
+
+    Ctrl-C stops in order, and the same command goes on where it was. Ends with a report.
+    """
+    run = read_run_file(run_file)
+    report = run_here(run, directory or Path("runs") / run.name, as_json)
+    finish(report, as_json)
+
+
+def run_here(
+    run: RunFile,
+    directory: Path,
+    as_json: bool,
+    disturb: Callable[[Session], None] = lambda _: None,
+) -> Report:
+    """Run it to its end, showing how it stands."""
+    folder = RunFolder(directory)
+    run, new = folder.prepare(run)
+    session = Session(folder, run, new, disturb)
+    with RunDisplay() as display:
+        for progress in session.run():
+            display.show(progress, session.local.incidents)
+            if as_json:
+                state = {"event": "progress", "phase": progress.phase, "share": progress.share}
+                print_json({**state, "trained": progress.trained, "running": progress.running})
+        display.show(session.local.progress, session.local.incidents)
+    return session.report()
+
+
+def finish(report: Report, as_json: bool) -> None:
+    """Show the report; exit code 1 when something in it is not as it must be."""
+    if as_json:
+        print_json(asdict(report))
+    else:
+        show_report(Console(), report)
+    if not (report.verified and report.ledger_balanced and report.healed == report.faults):
+        raise typer.Exit(1)

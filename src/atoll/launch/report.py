@@ -1,0 +1,164 @@
+"""How a run went, in figures that come from what its processes wrote: metrics, tapes, status.
+
+*Goodput* is learner time in steps whose work was merged, over learners asked for times wall time:
+down time and dropped work count against it. *Participation* is learners merged over learners live,
+per round. `bytes_data_parallel` is what averaging a bf16 gradient after every step would have sent:
+2 (M - 1) / M times its bytes, per learner and step, in each direction.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from atoll.core.effects import Merge
+from atoll.core.events import Merged
+from atoll.tape.read import Entry, read_tapes
+from atoll.tape.verify import verify
+
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: what was done to whom when, and when its work was merged again (-1: never)."""
+
+    learner: str
+    kind: str
+    at_s: float
+    healed_s: float
+
+
+@dataclass(slots=True)
+class Report:
+    """A run in figures; written as report.json and as the last line of `--json`."""
+
+    run: str
+    run_dir: str
+    seconds: float
+    goodput: float
+    participation: float
+    faults: int
+    healed: int
+    loss_first: float
+    loss_last: float
+    tokens_trained: int
+    tokens_merged: int
+    merges: int
+    thin_merges: int
+    ledger_balanced: bool
+    verified: bool
+    bytes_up: int
+    bytes_down: int
+    bytes_data_parallel: int
+    parameters: int
+    data: str
+    checks_failed: list[str] = field(default_factory=list)
+    fault_list: list[Fault] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """As JSON, whole or not at all."""
+        beside = path.with_suffix(".tmp")
+        beside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        beside.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a launcher knows and the files do not."""
+
+    run: str
+    run_dir: Path
+    seconds: float
+    learners: int
+    loss_first: float
+    loss_last: float
+    parameters: int
+    data: str
+    status: dict[str, Any]
+
+
+def build_report(figures: Figures, faults: list[Fault]) -> Report:
+    """Everything together."""
+    status = figures.status
+    coordinator, counts = status.get("coordinator", {}), status.get("counts", {})
+    tallies = [shard["tally"] for shard in status.get("shards", {}).values()]
+    trained, merged = int(coordinator.get("trained", 0)), int(coordinator.get("merged", 0))
+    steps, step_s = _steps(figures.run_dir)
+    available_s = figures.learners * figures.seconds
+    live = total(tally["learners_live"] for tally in tallies)
+    verdict = verify(figures.run_dir / "tapes")
+    gradient = BF16_BYTES * figures.parameters
+    return Report(
+        run=figures.run,
+        run_dir=str(figures.run_dir),
+        seconds=round(figures.seconds, 1),
+        goodput=round(step_s * merged / max(1, trained) / available_s, 4) if available_s else 0.0,
+        participation=round(total(t["learners_merged"] for t in tallies) / max(1, live), 4),
+        faults=len(faults),
+        healed=len([1 for fault in faults if fault.healed_s >= 0]),
+        loss_first=round(figures.loss_first, 4),
+        loss_last=round(figures.loss_last, 4),
+        tokens_trained=trained,
+        tokens_merged=merged,
+        merges=total(tally["merges"] for tally in tallies),
+        thin_merges=total(tally["thin"] for tally in tallies),
+        ledger_balanced="ledger_balances" not in verdict.failed,
+        verified=verdict.ok,
+        bytes_up=int(counts.get("bytes_in", 0)),
+        bytes_down=int(counts.get("bytes_out", 0)),
+        bytes_data_parallel=2 * gradient * (figures.learners - 1) * steps // figures.learners,
+        parameters=figures.parameters,
+        data=figures.data,
+        checks_failed=verdict.failed,
+        fault_list=faults,
+    )
+
+
+def healed_after(tapes: Path, learner: str, incarnation: int) -> float:
+    """When a later life than this was first merged, on the syncer's clock; -1 for never."""
+    for tape in read_tapes(tapes):
+        if not tape.party.startswith("shard-"):
+            continue
+        asked: dict[tuple[int, int], bool] = {}
+        for entry in _entries(tape):
+            for effect in entry.effects:
+                if isinstance(effect, Merge):
+                    lives = [p.cut.id for p in effect.parts if p.cut.id.learner == learner]
+                    later = any(each.incarnation > incarnation for each in lives)
+                    asked[effect.fragment, effect.version] = later
+            event = entry.event
+            if isinstance(event, Merged) and asked.get((event.fragment, event.version)):
+                return entry.now_s
+    return -1.0
+
+
+def total(values: Any) -> int:
+    """The sum of whole numbers."""
+    result = 0
+    for value in values:
+        result += int(value)
+    return result
+
+
+def _entries(tape: Any) -> list[Entry]:
+    return [
+        item for segment in tape.segments for item in segment.items() if isinstance(item, Entry)
+    ]
+
+
+def _steps(run_dir: Path) -> tuple[int, float]:
+    """Steps of all learners, and the time they took."""
+    steps, seconds = 0, 0.0
+    for path in sorted((run_dir / "learners").glob("*/metrics.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the last line of a learner that was killed while it wrote
+            if "step_s" in record:
+                steps += 1
+                seconds += float(record["step_s"])
+    return steps, seconds
