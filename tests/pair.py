@@ -189,9 +189,9 @@ class HandShard:
 
     def close(self, number: int = 0) -> list[fx.Effect]:
         """Let time pass until the round of a fragment is over, and not longer."""
-        effects: list[fx.Effect] = []
+        effects = self.out
         while self.fragment(number).round is not None:
-            effects += self.wait(self.core.next_deadline_s() - self.now_s)
+            effects = effects + self.wait(self.core.next_deadline_s() - self.now_s)
         self.out = effects
         return effects
 

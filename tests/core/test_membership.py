@@ -112,8 +112,8 @@ def test_only_the_present_life_is_current() -> None:
     assert state(made) == AWAY
 
 
-def test_who_is_removed_leaves_no_deadline() -> None:
+def test_who_is_removed_is_looked_at_no_more() -> None:
     made = roster()
     made.remove("a")
-    assert made.next_deadline_s() == NEVER
     assert made.expire(100.0, S) == []
+    assert made.next_deadline_s() == NEVER

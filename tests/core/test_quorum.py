@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from atoll.core.ids import Cut, CutId
-from atoll.core.quorum import ABANDON, CLOSE, NEVER, THIN, WAIT, Round, Verdict, judge
+from atoll.core.quorum import ABANDON, CLOSE, NEVER, THIN, WAIT, Round, judge, note
 
 
 def opened(*expected: tuple[str, int]) -> Round:
@@ -21,7 +21,9 @@ def arrive(round: Round, name: str, live: bool = True) -> None:
 
 
 def verdict(round: Round, now_s: float, K: int = 1, share: float = 0.5) -> tuple[str, str, float]:
-    found: Verdict = judge(round, K, share, now_s)
+    note(round, K, share, now_s)
+    found = judge(round, K, now_s)
+    assert judge(round, K, now_s) == found, "asking changes nothing"
     return found.kind, found.reason.code, found.until_s
 
 

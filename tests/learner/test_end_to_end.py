@@ -16,6 +16,7 @@ import pytest
 
 from atoll.access.addresses import Address
 from atoll.access.invite import Invite, write_invite
+from atoll.access.tls import issue_server, make_authority, write_credentials
 from atoll.access.tokens import new_secret
 from atoll.ferry.bulk import BulkConnection, Request
 from atoll.ferry.door import door_of
@@ -34,8 +35,12 @@ SETTINGS = {
 class World:
     """One syncer and the processes around it."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, tls: bool):
         self.home = home
+        self.authority = make_authority("reef") if tls else None
+        if self.authority is not None:
+            server = issue_server(self.authority, ["127.0.0.1"])
+            write_credentials(server, home / "server.pem", home / "server.key")
         self.secret = new_secret()
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.invite: Invite | None = None
@@ -52,12 +57,16 @@ class World:
         command = ["-m", "atoll.syncer", "--root", str(self.home / "runs")]
         command += ["--settings", str(self.home / "settings.json")]
         command += ["--secret-file", str(self.home / "secret"), *(["--new"] if new else [])]
+        if self.authority is not None:
+            command += ["--tls-certificate", str(self.home / "server.pem")]
+            command += ["--tls-key", str(self.home / "server.key")]
         process = self._start("syncer", command)
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         if self.invite is None:
             address = Address("127.0.0.1", ready["port"])
-            self.invite = Invite("reef", (address,), "", self.secret)
+            ca_pem = self.authority.certificate_pem if self.authority is not None else ""
+            self.invite = Invite("reef", (address,), ca_pem, self.secret)
             write_invite(self.home / "run.invite", self.invite)
 
     def start_island(self, name: str) -> None:
@@ -120,8 +129,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    made = World(tmp_path, tls="under_tls" in request.node.name)
     made.start_syncer(new=True)
     yield made
     for name in list(made.processes):
@@ -152,7 +161,7 @@ def test_killed_learner_comes_back_and_merging_goes_on(world: World) -> None:
     _leave(world)
 
 
-def test_killed_syncer_comes_back_and_merging_goes_on(world: World) -> None:
+def test_killed_syncer_comes_back_and_merging_goes_on_under_tls(world: World) -> None:
     world.start_island("ann")
     world.start_island("bob")
     world.wait("the first merges", lambda: min(world.versions()) >= 2)

@@ -23,7 +23,7 @@ from atoll.fragments.access import gather
 from atoll.fragments.model import tensors_of
 from atoll.learner import FerryDiedError, JoinError, Learner, LearnerOverError
 from atoll.learner.errors import InstallUndoneError
-from atoll.learner.joining import LinkOptions
+from atoll.learner.joining import IslandOptions
 from atoll.merge.chain import Chain, first_version, publish
 from atoll.merge.codecs import decode
 from ferry.lagoon import Lagoon, Rule, greet
@@ -439,6 +439,6 @@ def test_forked_child_keeps_no_socket(joined: tuple[Lagoon, nn.Module, Learner])
 
 
 def test_link_options_reach_the_ferry(lagoon: Lagoon) -> None:
-    options = LinkOptions(max_up_mbit_s=80.0, leave_s=1.0)
+    options = IslandOptions(max_up_mbit_s=80.0, leave_s=1.0)
     with atoll.join(tiny(), invite=lagoon.invite, link=options, timeout_s=LIMIT_S) as learner:
         assert learner._ferry.transfers._pace.bytes_per_s == 1e7

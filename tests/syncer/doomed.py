@@ -1,6 +1,6 @@
 """A syncer process that kills itself, with SIGKILL, at a chosen record of its log.
 
-    python doomed.py ROOT SETTINGS SECRET_FILE (torn|before|after) N [further arguments of the syncer]
+python doomed.py ROOT SETTINGS SECRET_FILE (torn|before|after) N [further arguments of the syncer]
 """
 
 from __future__ import annotations

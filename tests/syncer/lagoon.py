@@ -200,11 +200,14 @@ class Client:
     def bring_layout(self) -> Reply:
         return self.http.ask("PUT", f"{ROOT}/layout", json.dumps(self.layout.to_dict()).encode())
 
-    def hello(self) -> msg.Welcome:
+    def greet(self) -> None:
+        """Connect and say hello."""
         self._stack = ExitStack()
         self.socket = self._stack.enter_context(control_of(self.port, self.tls))
-        said = msg.Hello(self.name, self.process, self.layout.fingerprint(), self.incarnation)
-        self.say(said)
+        self.say(msg.Hello(self.name, self.process, self.layout.fingerprint(), self.incarnation))
+
+    def hello(self) -> msg.Welcome:
+        self.greet()
         welcome: msg.Welcome = self.expect(msg.Welcome)
         self.incarnation = welcome.incarnation
         return welcome
@@ -223,6 +226,16 @@ class Client:
                 getattr(message, name) == value for name, value in fields.items()
             ):
                 return message
+
+    def expect_call(self, shard: int = 0, num_shards: int = 2) -> msg.Call:
+        """The first call of a shard, heard already or next."""
+        for message in self.heard:
+            if isinstance(message, msg.Call) and message.fragment % num_shards == shard:
+                return message
+        while True:
+            call: msg.Call = self.expect(msg.Call)
+            if call.fragment % num_shards == shard:
+                return call
 
     def train(self, steps: int = 1, tokens: int = 100, pace_s: float = 0.05) -> None:
         for _ in range(steps):

@@ -8,8 +8,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from atoll.core import messages as msg
-from atoll.merge.outer import OuterSettings
 from atoll.merge.merge import MergeSettings
+from atoll.merge.outer import OuterSettings
 from atoll.store.errors import RunExists, RunNotFound
 from atoll.syncer.errors import SyncerError
 from atoll.syncer.service import SyncerOptions, SyncerService
@@ -79,10 +79,14 @@ def test_a_syncer_killed_at_an_fsync_loses_no_merge_that_was_seen(
     with running(doomed(tmp_path, settings, when, num_records, "--new")) as process:
         client = begun(process.ready()["port"])
         merger = Merger(client)
-        with pytest.raises((ConnectionClosed, OSError, EOFError)):
+
+        def rounds() -> None:
             for _ in range(20):
                 published = merger.round()
                 seen[published.fragment] = published
+
+        with pytest.raises((ConnectionClosed, OSError, EOFError)):
+            rounds()
         assert process.code() == -9
         client.close()
     with serving(tmp_path / "runs", settings) as service:

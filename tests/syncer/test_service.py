@@ -151,12 +151,13 @@ def test_two_learners_and_two_shards(tmp_path: Path) -> None:
         port = service.address.port
         both = [begun_of(port, name, layout) for name in "ab"]
         until(lambda: both[0].http.status()["coordinator"]["live"] == 2, "both are live")
+        for client in both:
+            report(client, steps=4)
         for number in (0, 1):
-            called = [(client, called_by_shard(client, number)) for client in both]
-            p = called[0][1].fragment
-            assert p % 2 == number
-            for client, call in called:
-                assert call.fragment == p
+            calls = [client.expect_call(number) for client in both]
+            p = calls[0].fragment
+            assert [call.fragment for call in calls] == [p, p]
+            for client, call in zip(both, calls, strict=True):
                 cut = client.cut(call, p, 0, 0)
                 assert client.contribute(cut, torch.full((128,), 0.01)).status == 202
             published = [client.expect(msg.Published, fragment=p, version=1) for client in both]
@@ -175,34 +176,26 @@ def begun_of(port: int, name: str, layout: Any) -> Client:
     return client
 
 
-def called_by_shard(client: Client, number: int) -> msg.Call:
-    for heard in client.heard:
-        if isinstance(heard, msg.Call) and heard.fragment % 2 == number:
-            return heard
-    for _ in range(4):
+def report(client: Client, steps: int) -> None:
+    for _ in range(steps):
         client.step, client.tokens = client.step + 1, client.tokens + 100
-        report = msg.Report(client.name, client.incarnation, client.step, client.tokens, 0.05)
+        said = msg.Report(client.name, client.incarnation, client.step, client.tokens, 0.05)
         for party in ("coordinator", "shard-0", "shard-1"):
-            client.say(report, party)
-    while True:
-        call: msg.Call = client.expect(msg.Call)
-        if call.fragment % 2 == number:
-            return call
+            client.say(said, party)
 
 
 def test_version_0_from_a_file(tmp_path: Path) -> None:
     theta = thetas(layout_of())
     path = tmp_path / "initial.safetensors"
     save_file({f"t{p}": values.view(8, 16) for p, values in theta.items()}, path)
-    settings = settings_of(initial_file=str(path))
-    settings = replace(settings_of(), service=settings.service) if False else settings
-    run = replace(settings.run, initial="file")
-    settings = replace(settings, run=run)
+    plain = settings_to(settings_of())
+    plain["run"]["initial"], plain["service"]["initial_file"] = "file", str(path)
+    settings = settings_from(plain)
     with serving(tmp_path / "runs", settings, new=True) as service:
         client = Client(service.address.port)
         client.bring_layout()
         client.hello()
-        client.expect(msg.Begin) if not client.http.status()["phase"] == "training" else None
+        until(lambda: client.http.status()["phase"] == "training", "version 0 is durable")
         assert client.fetch(1).body == bytes_of(theta[1])
         client.leave()
 

@@ -29,11 +29,11 @@ from atoll import __version__
 from atoll.cli.output import print_json, print_mistake
 
 COMMANDS: Final[dict[str, str]] = {
-    "demo": "Train a small model on three learners, kill one with SIGKILL half-way, and watch it heal.",
+    "demo": "Train on three learners, kill one with SIGKILL half-way, and watch the run heal.",
     "train": "Train on this machine: start a syncer and learners, and start again what dies.",
     "syncer": "Run the syncer of a run. The first time, begin the run and write its invite.",
     "learner": "Train as one island of a run, until the run is over.",
-    "verify": "Check a run's tapes: nothing merged twice, nothing seen before it was durable, and more.",
+    "verify": "Check a run's tapes: nothing merged twice, nothing seen too early, and more.",
     "replay": "Feed a run's recorded events to this version's cores and compare every decision.",
     "doctor": "Say whether this machine is ready to train, merge and talk to the others.",
 }

@@ -1,4 +1,4 @@
-"""`atoll demo`: three learners train, one is killed half-way, the run heals, and says how it went."""
+"""`atoll demo`: three learners train, one is killed half-way, the run heals and says so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def demo(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, the report last.")] = False,
 ) -> None:
-    """Train a small model on three learners, kill one with SIGKILL half-way, and watch it heal.
+    """Train on three learners, kill one with SIGKILL half-way, and watch the run heal.
 
     Real processes on real sockets with durable state, on this machine alone. Ends with a report:
     loss, goodput, participation, ledger, and bytes beside what data-parallel would have sent.

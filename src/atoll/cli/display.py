@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -39,7 +41,7 @@ class RunDisplay:
             detail=_detail(progress),
         )
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

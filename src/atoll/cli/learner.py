@@ -15,7 +15,7 @@ from typing import Annotated
 import torch
 import typer
 
-from atoll.learner import join
+from atoll.learner import IslandOptions, join
 from atoll.runfile.settings import read_run_file
 from atoll.train.island import train_on_island
 from atoll.train.model import build_model
@@ -52,7 +52,8 @@ def learner(
     optimizer = build_optimizer(model, run.train.optimizer)
     sources = load_sources(run.train.data, run.train.model.context, run.train.model.vocab_size)
     out, stop = _Lines(metrics, as_json), _StopAsked()
-    with join(model, optimizer, invite=invite, name=name, tapes=tapes) as me, out:
+    options = IslandOptions(tapes=tapes)
+    with join(model, optimizer, invite=invite, name=name, options=options) as me, out:
         out.write({"event": "joined", "incarnation": me.incarnation, "data": me.data_seed})
         records = train_on_island(
             run.train, me, model, optimizer, sources.train, run.local.min_step_s

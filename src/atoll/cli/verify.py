@@ -18,7 +18,7 @@ def verify(
     run_dir: Annotated[Path, typer.Argument(help="A run folder, or a folder of tapes.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Check a run's tapes: nothing merged twice, nothing seen before it was durable, and more.
+    """Check a run's tapes: nothing merged twice, nothing seen too early, and more.
 
     Exit code 0 when every check holds, else 1.
     """

@@ -121,16 +121,18 @@ class Boundaries(LearnerDesk):
             self._out.append(fx.Fetch(h.number, h.latest, h.digest, h.full, reason))
 
     def _plan_installs(self) -> None:
-        ordered = self._num_installs()
-        limit = self._install_limit()
-        for holding in self.state.holdings:
-            if ordered >= limit:
+        """The furthest behind come first, or a slow learner would never come to the last ones."""
+        room = self._install_limit() - self._num_installs()
+        waiting = [h for h in self.state.holdings if h.base < h.fetched <= h.latest]
+        if len(waiting) > room:
+            waiting.sort(key=lambda h: (h.base - h.fetched, h.heard_s, h.number))
+        for holding in waiting:
+            if room <= 0:
                 return
-            known = holding.base < holding.fetched <= holding.latest
-            if known and holding.install is None:
+            if holding.install is None:
                 order = self._receipt(holding)
                 if not self._cut_comes_first(holding, order):
-                    ordered += 1
+                    room -= 1
                     self._order_install(holding, order)
 
     def _cut_comes_first(self, h: Holding, order: InstallOrdered) -> bool:

@@ -95,6 +95,7 @@ class Schedule:
         track.step = step
         if track.returning and track.counts:
             self._return(track)
+            return True
         if not track.counts or step < track.next_at:
             return False
         self._refresh(track)

@@ -11,11 +11,12 @@ import http.client
 import json
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from atoll.access.addresses import Address
 from atoll.ferry.door import Door
-from atoll.ferry.errors import LinkBrokenError, RefusedError
+from atoll.ferry.errors import GivenUpError, LinkBrokenError, RefusedError
 from atoll.ferry.forks import keep_from_children
 from atoll.ferry.pace import Pace
 
@@ -53,6 +54,8 @@ class BulkConnection:
         self.pace = pace
         self._http: http.client.HTTPConnection | None = None
         self._first = 0
+        self._sock: socket.socket | None = None
+        self._aborted = False
 
     def ask(self, request: Request, into: memoryview | None = None) -> Answer:
         """Send a request and read its answer.
@@ -73,7 +76,16 @@ class BulkConnection:
         if connection is not None:
             connection.close()
 
+    def abort(self) -> None:
+        """From another thread: whoever reads or writes wakes up at once, to a broken link."""
+        self._aborted = True
+        sock = self._sock
+        if sock is not None:
+            break_off(sock)
+
     def _ask(self, request: Request, into: memoryview | None) -> Answer:
+        if self._aborted:
+            raise GivenUpError("this island has left")
         connection = self._http or self._open()
         try:
             broke = self._send(connection, request)
@@ -124,7 +136,7 @@ class BulkConnection:
                 trouble = f"{addresses[place]}: {_words(error)}"
                 continue
             _settle(connection.sock, self.door.stall_s)
-            self._first, self._http = place, connection
+            self._first, self._http, self._sock = place, connection, connection.sock
             return connection
         raise LinkBrokenError(trouble)
 
@@ -147,6 +159,12 @@ def _settle(sock: socket.socket, stall_s: float) -> None:
     keep_from_children(sock)
     sock.settimeout(stall_s)
     ask_for_bbr(sock)
+
+
+def break_off(sock: socket.socket) -> None:
+    """End both ways of a connection that another thread uses, TLS or not."""
+    with suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # TLS would first forget its state
 
 
 def ask_for_bbr(sock: socket.socket) -> None:

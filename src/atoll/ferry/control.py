@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import ClientConnection, connect
 
 from atoll.access.addresses import Address
-from atoll.ferry.bulk import ask_for_bbr
+from atoll.ferry.bulk import ask_for_bbr, break_off
 from atoll.ferry.door import Door
 from atoll.ferry.forks import keep_from_children
 
@@ -185,8 +185,7 @@ class ControlLink:
 
 
 def _drop(connection: ClientConnection) -> None:
-    with suppress(OSError):
-        connection.socket.shutdown(2)
+    break_off(connection.socket)
     with suppress(OSError):
         connection.socket.close()
 

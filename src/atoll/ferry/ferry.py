@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from atoll.core import effects as fx
 from atoll.core import events as ev
@@ -26,6 +27,7 @@ from atoll.ferry.door import Door
 from atoll.ferry.island import Island
 from atoll.ferry.mailbox import Crossed, CutJob, Figures, InstallJob, Job, Mailbox
 from atoll.ferry.receipt import Received
+from atoll.ferry.taping import FerryTape
 from atoll.ferry.terms import RunTerms
 from atoll.ferry.transfers import FetchedVersion, InitialFailed, KeptCut, Transfers
 from atoll.merge.chain import Published
@@ -49,6 +51,7 @@ class Passage:
     door: Door
     terms: RunTerms
     max_up_mbit_s: float = 0.0
+    tapes: Path | None = None
 
 
 class Ferry:
@@ -60,6 +63,7 @@ class Ferry:
         self.mailbox = mailbox
         self.tell = mailbox.inbox.put
         self.core = LearnerCore(passage.terms.protocol, passage.name, island.layout.fingerprint())
+        self._tape = FerryTape(passage.tapes, self.core, passage.process)
         self.transfers = Transfers(passage.door, passage.terms, island, self.tell)
         self.link = ControlLink(passage.door, self.tell)
         self._thread = threading.Thread(target=self._run, name="atoll-ferry", daemon=True)
@@ -89,6 +93,7 @@ class Ferry:
     # ------------------------------------------------------------ the loop
 
     def _run(self) -> None:
+        self._tape.open()
         try:
             while self.mailbox.over is None:
                 self._take(self._next())
@@ -96,8 +101,8 @@ class Ferry:
             log.exception("the thread that carries fragments died")
             self.mailbox.die(error)
         finally:
-            self.transfers.stop()
             self.link.close(CLOSE_S)
+            self.transfers.stop(CLOSE_S)
 
     def _next(self) -> object:
         """What came, or a tick when the core's deadline is reached first."""
@@ -133,7 +138,10 @@ class Ferry:
                 self._handle(item)
 
     def _handle(self, event: object) -> None:
-        for effect in self.core.handle(time.monotonic(), event):
+        now_s = time.monotonic()
+        effects = self.core.handle(now_s, event)
+        self._tape.record(now_s, event, effects)
+        for effect in effects:
             self._carry_out(effect)
         state = self.core.state
         self.mailbox.incarnation = state.incarnation

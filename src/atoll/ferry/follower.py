@@ -31,6 +31,7 @@ from atoll.merge.chain import Published
 
 NUM_CONNECTIONS = 3
 PAUSE_S = 0.2
+CLOSE_S = 2.0
 
 
 class Follower:
@@ -96,7 +97,7 @@ class Follower:
 
     def close(self) -> None:
         """Let the connections go."""
-        self._workers.stop()
+        self._workers.stop(CLOSE_S)
         self._own.close()
 
     def __enter__(self) -> Self:

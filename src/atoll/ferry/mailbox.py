@@ -11,6 +11,7 @@ import queue
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from atoll.core.ids import CutId
 from atoll.core.messages import Granted
@@ -53,8 +54,7 @@ class TakenCut:
     base: Published
 
 
-@dataclass(frozen=True, slots=True)
-class Crossed:
+class Crossed(NamedTuple):
     """The training thread was between two steps, and what it did there."""
 
     step: int

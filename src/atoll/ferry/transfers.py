@@ -91,10 +91,10 @@ class Transfers:
     def _connect(self) -> BulkConnection:
         return BulkConnection(self._door, self._pace)
 
-    def stop(self) -> None:
-        """Nobody waits for outcomes any more."""
+    def stop(self, limit_s: float) -> None:
+        """Nobody waits for outcomes any more; threads end within the limit."""
         self._stopped.set()
-        self.workers.stop()
+        self.workers.stop(limit_s)
 
     def numel(self, fragment: int) -> int:
         """Values in a fragment."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from atoll.ferry.bulk import BulkConnection
@@ -28,6 +29,7 @@ class Workers:
         self._connect = connect
         self._on_crash = on_crash
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._stopping = False
         self._threads: list[threading.Thread] = []
         self._connections: list[BulkConnection] = []
 
@@ -37,10 +39,20 @@ class Workers:
             self._start()
         self._tasks.put(task)
 
-    def stop(self) -> None:
-        """Let every thread end after the task in hand."""
+    def stop(self, limit_s: float = 0.0) -> None:
+        """Break off what is under way, and wait so long for the threads to end.
+
+        A thread that is in the middle of a tensor operation when the interpreter goes would take
+        the process down with it.
+        """
+        self._stopping = True
         for _ in self._threads:
             self._tasks.put(None)
+        for connection in list(self._connections):
+            connection.abort()
+        until_s = time.monotonic() + limit_s
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
 
     def _start(self) -> None:
         for number in range(self.num_threads):
@@ -52,7 +64,7 @@ class Workers:
         connection = self._connect()
         self._connections.append(connection)
         try:
-            while (task := self._tasks.get()) is not None:
+            while (task := self._tasks.get()) is not None and not self._stopping:
                 task(connection)
         except BaseException as error:  # noqa: BLE001  # the edge of a thread: the ferry must hear of it
             self._on_crash(error)

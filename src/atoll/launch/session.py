@@ -21,6 +21,7 @@ from atoll.launch.folder import RunFolder
 from atoll.launch.local import LocalRun, Progress
 from atoll.launch.report import Fault, Figures, Report, build_report, healed_after
 from atoll.runfile.settings import RunFile
+from atoll.train.data import Sources
 from atoll.train.model import Decoder, build_model
 from atoll.train.sources import load_sources
 from atoll.train.step import evaluate
@@ -53,6 +54,7 @@ class Session:
     last_status: dict[str, Any] = field(default_factory=dict)
     local: LocalRun = field(init=False)
     _model: Decoder = field(init=False)
+    _sources: Sources = field(init=False)
 
     def __post_init__(self) -> None:
         self.local = LocalRun(self.folder, self.run_file, self.new)

@@ -5,8 +5,16 @@ Parameters change only inside `join()` and `Learner.step()`. `step()` never bloc
 """
 
 from atoll.learner.errors import FerryDiedError, JoinError, LearnerOverError
-from atoll.learner.joining import join
+from atoll.learner.joining import IslandOptions, join
 from atoll.learner.learner import Learner
 from atoll.learner.schedule import lr_lambda
 
-__all__ = ["FerryDiedError", "JoinError", "Learner", "LearnerOverError", "join", "lr_lambda"]
+__all__ = [
+    "FerryDiedError",
+    "IslandOptions",
+    "JoinError",
+    "Learner",
+    "LearnerOverError",
+    "join",
+    "lr_lambda",
+]

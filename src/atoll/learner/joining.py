@@ -40,8 +40,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """How this island's link is used. Nothing of this is taken from the environment."""
+class IslandOptions:
+    """What is special about this island. Nothing of this is taken from the environment."""
 
     proxy: str = ""
     """`http://host:port` of a proxy to go through; empty for none."""
@@ -49,6 +49,8 @@ class LinkOptions:
     """Cap on what leaves this island; 0 for none."""
     leave_s: float = LEAVE_S
     """How long a normal exit may take to hand in the last contribution."""
+    tapes: Path | None = None
+    """A folder for the tape of what this learner saw and decided; None keeps none."""
 
 
 def join(
@@ -59,7 +61,7 @@ def join(
     name: str = "",
     params: Mapping[str, Tensor] | None = None,
     timeout_s: float = JOIN_S,
-    link: LinkOptions | None = None,
+    options: IslandOptions = IslandOptions(),
 ) -> Learner:
     """Take part in a run. Returns when the model holds every fragment's published version.
 
@@ -67,7 +69,6 @@ def join(
     tensors to merge where they are not the model's own. Raises JoinError with address and reason.
     """
     until_s = time.monotonic() + timeout_s
-    options = link or LinkOptions()
     _refuse_islands_of_many()
     if model is None and params is None:
         raise JoinError("there is nothing to merge: give a model, or params={name: tensor}")
@@ -81,9 +82,10 @@ def join(
     island.prepare()
     mailbox = Mailbox()
     process = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-    passage = Passage(learner_name, process, door, terms, options.max_up_mbit_s)
+    passage = Passage(learner_name, process, door, terms, options.max_up_mbit_s, options.tapes)
     ferry = Ferry(passage, island, mailbox)
     learner = Learner(island, mailbox, ferry, options.leave_s)
+    learner.go_with_the_interpreter()
     ferry.start()
     _installed(learner, mailbox, door, (until_s, timeout_s))
     learner.restored = ferry.is_under_way()
@@ -124,7 +126,7 @@ def _agree(
     return terms, layout, tensors
 
 
-def _door(invite: str | Path | Invite, options: LinkOptions) -> Door:
+def _door(invite: str | Path | Invite, options: IslandOptions) -> Door:
     try:
         found = invite if isinstance(invite, Invite) else read_invite(Path(invite))
         return door_of(found, proxy=options.proxy)

@@ -7,6 +7,7 @@ the syncer or a device, and never touches a socket. Counters rise only; `progres
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import time
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+
+from torch import Tensor
 
 from atoll.core import events as ev
 from atoll.ferry.ferry import Ferry
@@ -35,7 +38,7 @@ class Counters:
 
     step: int = 0
     tokens: int = 0
-    loss: float | None = None
+    loss: Scalar | None = None
     pace_s: float = 0.0
     stepped_s: float = 0.0
     progress: float = 0.0
@@ -94,14 +97,17 @@ class Learner:
             counters.pace_s = known_s + PACE_SHARE * (took_s - known_s)
         counters.step += 1
         counters.stepped_s = now_s
-        if type(tokens) is int and loss is None and not self._later:
-            self._add(tokens, None)
+        on_device = isinstance(loss, Tensor) and loss.is_cuda
+        if type(tokens) is int and not on_device and not self._later:
+            if isinstance(loss, Tensor) and loss.requires_grad:
+                loss = loss.detach()  # or the step's whole graph would be kept
+            self._add(tokens, loss)
             return
         self._later.give(*((tokens,) if loss is None else (tokens, loss)))
         for group in self._later.take():
             self._add(round(group[0]), group[1] if len(group) > 1 else None)
 
-    def _add(self, tokens: int, loss: float | None) -> None:
+    def _add(self, tokens: int, loss: Scalar | None) -> None:
         if tokens < 0:
             raise ValueError(f"a step of {tokens} tokens: give the tokens of all micro-batches")
         self._counters.tokens += tokens
@@ -150,7 +156,8 @@ class Learner:
     @property
     def loss(self) -> float | None:
         """The newest loss that has been read."""
-        return self._counters.loss
+        loss = self._counters.loss
+        return None if loss is None else float(loss)
 
     @property
     def incarnation(self) -> int:
@@ -205,6 +212,7 @@ class Learner:
         if self._closed or os.getpid() != self._pid:
             return
         self._closed = True
+        atexit.unregister(self._go_with_the_interpreter)
         limit_s = self._leave_s if limit_s is None else limit_s
         mailbox, until_s = self._mailbox, time.monotonic() + limit_s
         if limit_s > 0:
@@ -226,6 +234,13 @@ class Learner:
             self._add(round(group[0]), group[1] if len(group) > 1 else None)
         self._boundary()
 
+    def go_with_the_interpreter(self) -> None:
+        """A loop that ends without `close` leaves all the same, before threads are stopped."""
+        atexit.register(self._go_with_the_interpreter)
+
+    def _go_with_the_interpreter(self) -> None:
+        self.close(0.0, "the process ends")
+
     def __enter__(self) -> Self:
         return self
 
@@ -244,7 +259,7 @@ class Learner:
             return  # the loop's own exception is the news
 
 
-GOODBYE_S = 3.0
+GOODBYE_S = 5.0
 """Longest wait for the farewell to be sent and the sockets to be closed."""
 
 

@@ -181,4 +181,3 @@ class TensorPayload:
         kept[state.version] = state.published.values
         for version in [v for v in kept if v <= state.version - VERSIONS_KEPT]:
             del kept[version]
-

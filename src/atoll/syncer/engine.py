@@ -8,6 +8,7 @@ invariant 2: a version enters the vault, and is told, only after its record is d
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -71,6 +72,8 @@ class Surroundings:
     on_fatal: Callable[[Exception], None]
     on_ended: Callable[[], None]
     initial: InitialFile | None = None
+    initial_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a fragment of version 0 becomes durable: the first complete one wins."""
 
 
 class Engine:

@@ -4,7 +4,8 @@ Control connections go to the control loop, all others to the bulk loop, so that
 before a heartbeat. What a connection is shows in its first bytes, which are looked at and not
 taken: the request line, or under TLS the ALPN name `atoll-control` in the client's hello. Where
 it does not show (a client that offers no name, a first packet cut in two) the bulk loop serves
-it just as well, only not as promptly. Must never decide who may come in: that is the door's.
+it just as well, only not as promptly: each loop serves everything. Must never decide who may come
+in: that is the door's.
 """
 
 from __future__ import annotations
@@ -57,27 +58,43 @@ class Front:
         self._tls = tls
         self._control = control
         self._bulk = bulk
-        self._placing: set[asyncio.Task[None]] = set()
-        self._serving: set[asyncio.Task[None]] = set()
+        self._placing: dict[socket.socket, asyncio.Task[None]] = {}
+        self._arriving: dict[asyncio.Task[None], Home] = {}
+        self._is_closed = False
 
-    async def accept(self) -> None:
-        """Until cancelled."""
-        loop = asyncio.get_running_loop()
+    def open(self) -> None:
+        """Begin to accept; on the control loop. By hand, for a cancelled `sock_accept` may lose a
+        connection that it had accepted already.
+        """
+        self._control.thread.loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Accept nothing more, and let go of whoever has not shown what it is; on the same loop."""
+        self._is_closed = True
+        loop = self._control.thread.loop
+        loop.remove_reader(self._listener)
+        self._listener.close()
+        for connection, task in list(self._placing.items()):
+            task.cancel()
+            loop.remove_reader(connection)
+            connection.close()
+
+    def _accept(self) -> None:
+        loop = self._control.thread.loop
         try:
-            while True:
-                try:
-                    connection, _ = await loop.sock_accept(self._listener)
-                except OSError as error:
-                    log.warning("cannot accept a connection: %s", error)
-                    await asyncio.sleep(PAUSE_S)
-                    continue
-                task = loop.create_task(self._place(connection))
-                self._placing.add(task)
-                task.add_done_callback(self._placing.discard)
-        finally:
-            for task in list(self._placing):
-                task.cancel()
-            self._listener.close()
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it was there and is gone
+        except OSError as error:
+            log.warning("cannot accept a connection: %s", error)
+            loop.remove_reader(self._listener)
+            loop.call_later(PAUSE_S, self._accept_again)
+            return
+        self._placing[connection] = loop.create_task(self._place(connection))
+
+    def _accept_again(self) -> None:
+        if not self._is_closed:
+            self.open()
 
     async def _place(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -85,17 +102,30 @@ class Front:
         try:
             async with asyncio.timeout(FIRST_BYTES_S):
                 first = await _look(connection)
-        except (TimeoutError, OSError, asyncio.CancelledError):
+        except (TimeoutError, OSError):
+            del self._placing[connection]
             connection.close()
             return
+        del self._placing[connection]
         home = self._control if is_control(first) else self._bulk
         home.thread.loop.call_soon_threadsafe(self._hand_over, home, connection)
 
     def _hand_over(self, home: Home, connection: socket.socket) -> None:
         """On the loop of the connection's new home."""
+        if self._is_closed:
+            connection.close()
+            return
         task = home.thread.loop.create_task(self._serve(home, connection))
-        self._serving.add(task)  # a loop holds its tasks weakly
-        task.add_done_callback(self._serving.discard)
+        self._arriving[task] = home
+        task.add_done_callback(self._arriving.pop)
+
+    async def settle(self, thread: LoopThread) -> None:
+        """When nothing is accepted any more, on each loop: who is in a handshake is let go."""
+        arriving = [task for task, home in list(self._arriving.items()) if home.thread is thread]
+        for task in arriving:
+            task.cancel()
+        if arriving:
+            await asyncio.wait(arriving)
 
     async def _serve(self, home: Home, connection: socket.socket) -> None:
         handshake: dict[str, Any] = {}
@@ -106,6 +136,9 @@ class Front:
         except (OSError, ssl.SSLError, TimeoutError) as error:
             log.debug("a connection ended in its handshake: %s", error)
             connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
 
 
 def is_control(first: bytes) -> bool:
@@ -129,5 +162,6 @@ async def _look(connection: socket.socket) -> bytes:
     try:
         await readable
     finally:
-        loop.remove_reader(connection)
+        if connection.fileno() >= 0:
+            loop.remove_reader(connection)
     return connection.recv(LOOK_BYTES, socket.MSG_PEEK)

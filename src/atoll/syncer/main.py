@@ -110,7 +110,7 @@ class _Stop:
 
 def _options(asked: argparse.Namespace) -> SyncerOptions:
     secret = Secret(read_private(asked.secret_file).decode(errors="replace").strip())
-    return SyncerOptions(asked.root, secret, asked.new, _tls(asked))
+    return SyncerOptions(asked.root, secret, asked.new, _tls(asked), asked.tapes)
 
 
 def _tls(asked: argparse.Namespace) -> ssl.SSLContext | None:
@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--new", action="store_true", help="begin the run; refused where it has state")
     add("--tls-certificate", type=Path, help="PEM; needed off the loopback")
     add("--tls-key", type=Path, help="PEM, mode 0600")
+    add("--tapes", type=Path, help="directory for the tapes of the cores")
     add("--watch-stdin", action="store_true", help="stop when standard input ends")
     add("--exit-when-ended", action="store_true", help="stop when the run has ended")
     add("--linger-s", type=float, default=10.0, help="time to serve after the run's end")

@@ -29,6 +29,7 @@ from atoll.syncer import durable as du
 from atoll.syncer.cores import Cores, Recorder
 from atoll.syncer.errors import SyncerError
 from atoll.syncer.settings import SyncerSettings
+from atoll.syncer.taping import Tapes
 from atoll.syncer.vault import Vault, state_from
 from atoll.wire.records import from_plain
 
@@ -52,6 +53,7 @@ class Makings:
     clock: Callable[[], float]
     recorder: Recorder | None = None
     backend: Backend = EAGER
+    tapes: Tapes | None = None
 
 
 def begin_run(makings: Makings, layout: Layout, epoch: int) -> OpenRun:
@@ -60,7 +62,7 @@ def begin_run(makings: Makings, layout: Layout, epoch: int) -> OpenRun:
     run = _with_layout(s, layout)
     coordinator = CoordinatorCore(s.protocol, run, epoch)
     shards = [ShardCore(s.protocol, i, run.num_shards, epoch) for i in range(run.num_shards)]
-    cores = Cores(coordinator, shards, makings.clock, makings.recorder)
+    cores = _on_tape(makings, run, coordinator, shards)
     return OpenRun(run, Vault(layout, s.merge, makings.backend), cores)
 
 
@@ -109,7 +111,18 @@ def _from_snapshot(
         found = state_from(tensors, fragment, version, digest)
         _check_digest(fragment, version, digest_of(found.published.values), digest)
         vault.begin(fragment, found)
-    return OpenRun(run, vault, Cores(coordinator, shards, makings.clock, makings.recorder))
+    return OpenRun(run, vault, _on_tape(makings, run, coordinator, shards))
+
+
+def _on_tape(
+    makings: Makings, run: RunSettings, coordinator: CoordinatorCore, shards: list[ShardCore]
+) -> Cores:
+    """The cores, with a tape from before their first event where tapes are kept."""
+    tapes = makings.tapes
+    cores = Cores(coordinator, shards, makings.clock, tapes.record if tapes else makings.recorder)
+    if tapes is not None:
+        tapes.begin(cores.parties, makings.settings.protocol, run)
+    return cores
 
 
 def _replay(makings: Makings, run: OpenRun | None, record: Record) -> OpenRun | None:

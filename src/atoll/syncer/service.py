@@ -16,7 +16,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,7 @@ from atoll.syncer.intake import Intake
 from atoll.syncer.pages import Pages
 from atoll.syncer.recovery import Makings, recover
 from atoll.syncer.settings import SyncerSettings
+from atoll.syncer.taping import Tapes
 from atoll.syncer.uploads import Uploads
 from atoll.syncer.workers import Workers, make_workers
 from atoll.wire.protocol import ROOT
@@ -55,13 +56,15 @@ SWEEP_S = 1.0
 class SyncerOptions:
     """What a syncer is started with, beside its run's settings.
 
-    `new`: begin the run on purpose. `recorder` is told of every event of every core (for a tape).
+    `new`: begin the run on purpose. `tapes`: a folder for what every core sees and decides;
+    `recorder` is told of it instead.
     """
 
     root: Path
     secret: Secret
     new: bool = False
     tls: ssl.SSLContext | None = None
+    tapes: Path | None = None
     recorder: Recorder | None = None
     disk: Disk | None = None
 
@@ -156,7 +159,8 @@ class SyncerService:
 
     def _prepare(self, keeper: Keeper, initial: InitialFile | None) -> _Running:
         clock, service = _Clock(), self.settings.service
-        makings = Makings(self.settings, clock.now_s, self.options.recorder, self._backend())
+        tapes = Tapes(options.tapes) if (options := self.options).tapes is not None else None
+        makings = Makings(self.settings, clock.now_s, options.recorder, self._backend(), tapes)
         run = recover(makings, keeper, clock.set_base)
         workers = make_workers(service.merge_threads)
         control = ControlThread(clock.now_s, self._fail)
@@ -174,7 +178,7 @@ class SyncerService:
         engine = Engine(around, keeper.store.last_lsn)
         control.drive(engine.next_deadline_s, engine.tick)
         control.start()
-        running = _Running(engine, control, LoopThread("atoll-http"), workers)
+        running = _Running(engine, control, LoopThread("atoll-http"), workers, tapes)
         running.bulk.start()
         if run is not None:
             control.ask(engine.begin, run, True).result()
@@ -207,30 +211,37 @@ class _Running:
     """Threads and servers while the service is up."""
 
     def __init__(
-        self, engine: Engine, control: ControlThread, bulk: LoopThread, workers: Workers
+        self,
+        engine: Engine,
+        control: ControlThread,
+        bulk: LoopThread,
+        workers: Workers,
+        tapes: Tapes | None,
     ) -> None:
+        self._tapes = tapes
         self.engine = engine
         self.control = control
         self.bulk = bulk
         self._workers = workers
         self._runners: list[tuple[LoopThread, web.AppRunner]] = []
-        self._accepting: asyncio.Task[None] | None = None
+        self._front: Front | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ coming
 
     def serve(self, makings: Makings, middleware: object) -> None:
-        """The two HTTP servers, not listening yet. Control is served on both loops."""
+        """The two HTTP servers, not listening yet. Either serves all, should a connection have
+        come to the wrong one.
+        """
         root = f"{ROOT}/{{run}}"
-        socket_routes = ControlSocket(self.engine, self.control).routes(root)
-        bulk_routes = [
-            *socket_routes,
+        shared = [
+            *ControlSocket(self.engine, self.control).routes(root),
             *Pages(self.engine, self.control, makings).routes(root),
-            *Uploads(self.engine, self.control).routes(root),
             *Downloads(self.engine).routes(root),
         ]
-        self._add(self.control, socket_routes, middleware)
-        self._add(self.bulk, bulk_routes, middleware)
+        for thread in (self.control, self.bulk):
+            own = Uploads(self.engine, self.control).routes(root)
+            self._add(thread, [*shared, *own], middleware)
 
     def _add(self, thread: LoopThread, routes: Sequence[web.RouteDef], middleware: object) -> None:
         async def setup() -> web.AppRunner:
@@ -251,11 +262,11 @@ class _Running:
         service = self.engine.around.settings.service
         listener = listen(service.host, service.port)
         control, bulk = (Home(thread, _protocol(runner)) for thread, runner in self._runners)
-        front = Front(listener, tls, control, bulk)
+        front = self._front = Front(listener, tls, control, bulk)
         address = Address(service.host, listener.getsockname()[1])
 
         async def begin() -> None:
-            self._accepting = asyncio.get_running_loop().create_task(front.accept())
+            front.open()
 
         async def sweep() -> None:
             self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
@@ -278,6 +289,8 @@ class _Running:
                 return
             except DiskFailed as failed:
                 log.warning("cannot see who owns the run: %s", failed)
+            if self._tapes is not None:
+                self.control.post(self._tapes.flush)
             for place in around.intake.forget_idle(time.monotonic() - idle_s):
                 log.info("the upload of %s, fragment %d, has stopped: forgotten", *place)
 
@@ -285,18 +298,27 @@ class _Running:
 
     def stop(self, snapshot: bool) -> None:
         """In order; what a worker has begun becomes durable or is never told."""
-        for thread, task in ((self.control, self._accepting), (self.bulk, self._sweeping)):
-            if task is not None:
-                asyncio.run_coroutine_threadsafe(_end(task), thread.loop).result()
+        if self._sweeping is not None:
+            asyncio.run_coroutine_threadsafe(_end(self._sweeping), self.bulk.loop).result()
+        if self._front is not None:
+            asyncio.run_coroutine_threadsafe(_call(self._front.close), self.control.loop).result()
         self.control.post(self.engine.close_all, "the syncer stops")
         for thread, runner in reversed(self._runners):
+            if self._front is not None:
+                asyncio.run_coroutine_threadsafe(self._front.settle(thread), thread.loop).result()
             asyncio.run_coroutine_threadsafe(runner.cleanup(), thread.loop).result()
         self._workers.finish()
         if snapshot:
             self.control.ask(self.engine.last_snapshot).result()()
         self.bulk.stop()
         self.control.stop()
+        if self._tapes is not None:
+            self._tapes.close()  # here, for a control thread that failed does nothing any more
         self.engine.around.keeper.store.close()
+
+
+async def _call(function: Callable[[], None]) -> None:
+    function()
 
 
 async def _end(task: asyncio.Task[None]) -> None:

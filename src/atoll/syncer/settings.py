@@ -142,7 +142,9 @@ def settings_from(plain: Mapping[str, Any]) -> SyncerSettings:
     for key in plain:
         if key not in known:
             raise SettingsError(unknown_key(key, known))
-    tables = {name: plain.get(name, {}) for name in ("run", "protocol", "merge", "outer", "service")}
+    tables = {
+        name: plain.get(name, {}) for name in ("run", "protocol", "merge", "outer", "service")
+    }
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             raise SettingsError(f"{name} = {table!r}: this is a table of settings")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -51,14 +50,13 @@ class CommitBody(msgspec.Struct, frozen=True):
 
 
 class Uploads:
-    """The handlers, with what they work on."""
+    """The handlers, with what they work on; one object for each loop."""
 
     def __init__(self, engine: Engine, control: ControlThread) -> None:
         self._engine = engine
         self._control = control
         self._around = engine.around
         self._commits: dict[Place, asyncio.Lock] = {}
-        self._initial_lock = threading.Lock()
 
     def routes(self, root: str) -> list[web.RouteDef]:
         """Where they are reached."""
@@ -205,7 +203,7 @@ class Uploads:
 
     def _store_initial(self, parcel: Parcel, body: CommitBody, fragment: int, vault: Vault) -> None:
         """On a worker, one at a time: the first complete version 0 wins."""
-        with self._around.intake.pinned(parcel), self._initial_lock:
+        with self._around.intake.pinned(parcel), self._around.initial_lock:
             if vault.state(fragment) is not None:
                 return
             _check_sha(parcel, body)
