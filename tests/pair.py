@@ -451,9 +451,7 @@ class Run:
         names = tuple(part.cut.id.learner for part in merge.parts)
         steps = {part.cut.id.learner: part.cut.steps for part in merge.parts}
         self.rounds.append(
-            Round(
-                now_s, merge.fragment, merge.version, names, steps, merge.thin, merge.reason.code
-            )
+            Round(now_s, merge.fragment, merge.version, names, steps, merge.thin, merge.reason.code)
         )
 
     def _call(self, party: str, now_s: float, effect: fx.Send) -> None:
@@ -482,9 +480,7 @@ def sail(
     paces = list(paces_s)
     values: dict[str, Any] = {"M": len(paces), "P": 3, "H": 12, "tau": 2}
     names = "abcdefghijklmnopqrstuvwxyz"
-    islands = [
-        Island(name, pace, 0.0, link) for name, pace in zip(names, paces, strict=False)
-    ]
+    islands = [Island(name, pace, 0.0, link) for name, pace in zip(names, paces, strict=False)]
     run_values: dict[str, Any] = {"run": "run-1", "layout": LAYOUT, "budget_tokens": 10**12}
     return Run(
         World(

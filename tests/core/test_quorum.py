@@ -87,7 +87,7 @@ def test_one_that_was_not_waited_for_and_comes_all_the_same_counts() -> None:
     assert (made.num_waiting, made.arrived_tokens, made.expected_tokens) == (1, 100, 200)
 
 
-def test_a_learner_missed_too_often_is_waited_for_beyond_the_grace_and_not_beyond_its_time() -> None:
+def test_a_learner_missed_too_often_is_waited_for_beyond_the_grace_for_its_time() -> None:
     made = opened(("a", 100), ("b", 100))
     made.patience = {"b": 7.0}
     arrive(made, "a")

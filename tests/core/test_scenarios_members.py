@@ -15,7 +15,7 @@ from atoll.core import messages as msg
 from atoll.core.ids import CutId
 from atoll.core.learner import LearnerCore
 from atoll.core.shard import ShardCore
-from pair import HandLearner, HandShard, Run, codes, of, refused, sail, said, sends
+from pair import HandLearner, HandShard, Run, codes, of, refused, said, sail, sends
 
 # ---------------------------------------------------------------- version 0
 

@@ -15,7 +15,7 @@ from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.core.ids import CutId
 from atoll.simulator.network import Link
-from pair import HandLearner, HandShard, Run, codes, of, sail, said, sends
+from pair import HandLearner, HandShard, Run, codes, of, said, sail, sends
 
 # ---------------------------------------------------------------- a round is called
 
@@ -490,7 +490,7 @@ def test_a_slow_link_has_two_uploads_queued_and_its_h_stretches() -> None:
     with_b = [each for each in merges if "b" in each.names]
     assert 0.25 < len(with_b) / len(merges) < 0.6, "two in seven seconds, of three that are called"
     steps = [each.steps["b"] for each in with_b]
-    assert 1.5 * 16 < sum(steps) / len(steps), "it hands in longer cuts"
+    assert sum(steps) / len(steps) > 1.5 * 16, "it hands in longer cuts"
     assert run.fates("b")["merged"] > 0.75, "so most of its work is merged"
     assert run.fates("a")["merged"] > 0.93, "and it costs the others nothing"
 
@@ -507,7 +507,7 @@ def test_a_learner_serves_the_call_that_waits_longest_and_queues_two_uploads() -
     learner.now_s += 0.1
     learner.call(2)
     first = learner.core.state.transfers[0]
-    uploaded = [t for t in learner.core.state.transfers if t.fragment == first.fragment][0]
+    uploaded = next(t for t in learner.core.state.transfers if t.fragment == first.fragment)
     learner(ev.Uploaded(CutId("a", 1, uploaded.number)))
     assert list(learner.cuts) == [0], "called before 2"
 
@@ -586,14 +586,14 @@ def test_a_merge_names_who_and_which_cuts_in_order_of_name() -> None:
     assert [mark.learner for mark in order.marks] == ["a", "b", "c"]
     assert [mark.version for mark in order.marks] == [1, 1, 1]
     assert order.merged_tokens == 3 * 400 == sum(p.cut.tokens for p in order.parts)
-    assert dict((name, end) for name, _, end in order.through) == dict.fromkeys("abc", 400)
+    assert {name: end for name, _, end in order.through} == dict.fromkeys("abc", 400)
 
 
 def test_marks_are_cumulative_so_that_one_that_missed_versions_learns_its_fate() -> None:
     shard = HandShard("a", "b")
     shard.round("a", "b")
     shard.round("a")
-    (published,) = [p for p in said(shard.out, msg.Published)] or said(
+    (published,) = list(said(shard.out, msg.Published)) or said(
         shard.beat("b", held=(0,)), msg.Published
     )
     assert {mark.learner: mark.version for mark in published.merged_by} == {"a": 2, "b": 1}

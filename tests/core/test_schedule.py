@@ -54,7 +54,7 @@ def test_with_p_equal_to_h_one_fragment_is_called_per_step() -> None:
 
 
 def test_the_pacing_learner_is_the_kth_fastest() -> None:
-    made, s = schedule("a", "b", "c", P=1, look_ahead=0)
+    made, _s = schedule("a", "b", "c", P=1, look_ahead=0)
     for name, step in (("a", 100), ("b", 7), ("c", 8)):
         made.report(name, step)
     assert made.pick(2, [False]) == 0, "two have done H steps"
@@ -64,7 +64,7 @@ def test_the_pacing_learner_is_the_kth_fastest() -> None:
 
 
 def test_learners_that_do_not_count_make_nothing_due() -> None:
-    made, s = schedule("a", "b", P=1, look_ahead=0)
+    made, _s = schedule("a", "b", P=1, look_ahead=0)
     made.set_counts("a", False)
     made.report("a", 100)
     assert made.pick(1, [False]) == -1
@@ -83,7 +83,7 @@ def test_after_an_outage_the_most_overdue_come_first_at_a_distance() -> None:
 
 
 def test_a_fragment_with_a_round_open_is_passed_over() -> None:
-    made, s = schedule("a", look_ahead=0)
+    made, _s = schedule("a", look_ahead=0)
     made.report("a", 100)
     assert made.pick(1, [False, True, False, False]) == 2
 

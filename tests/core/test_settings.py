@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import fields
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_every_setting_has_a_docstring_of_its_own() -> None:
     (body,) = [n.body for n in tree.body if getattr(n, "name", "") == "ProtocolSettings"]
     named = [
         first.target.id
-        for first, second in zip(body, body[1:], strict=False)
+        for first, second in itertools.pairwise(body)
         if isinstance(first, ast.AnnAssign)
         and isinstance(first.target, ast.Name)
         and isinstance(second, ast.Expr)

@@ -27,7 +27,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     held: dict[int, int] = {}
     with (
-        atoll.join(model, optimizer, invite=invite, name=name, timeout_s=60) as learner,
+        atoll.join(model, optimizer, invite=invite, name=name) as learner,
         record.open("a", buffering=1) as out,
     ):
         print(json.dumps({"joined": name, "incarnation": learner.incarnation}), file=out)

@@ -30,6 +30,7 @@ from ferry.lagoon import Lagoon, Rule, greet
 
 SETTINGS = ProtocolSettings(M=1, P=2, H=4, tau=1, beat_s=0.2, silence_s=1.0, retry_s=0.05)
 LIMIT_S = 20.0
+SOON = IslandOptions(join_s=LIMIT_S)
 
 
 def tiny(seed: int = 0) -> nn.Sequential:
@@ -55,7 +56,7 @@ def lagoon() -> Iterator[Lagoon]:
 @pytest.fixture
 def joined(lagoon: Lagoon) -> Iterator[tuple[Lagoon, nn.Module, Learner]]:
     model = tiny(0)
-    learner = atoll.join(model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S)
+    learner = atoll.join(model, invite=lagoon.invite, name="ann", options=SOON)
     yield lagoon, model, learner
     learner.close(0.0)
 
@@ -120,7 +121,7 @@ def test_another_model_is_refused_with_both_fingerprints(lagoon: Lagoon) -> None
     lagoon.layout = theirs.to_dict()
     mine = Layout.from_module(tiny(), SETTINGS.P)
     with pytest.raises(JoinError) as caught:
-        atoll.join(tiny(), invite=lagoon.invite, timeout_s=LIMIT_S)
+        atoll.join(tiny(), invite=lagoon.invite, options=SOON)
     text = str(caught.value)
     assert theirs.fingerprint() in text
     assert mine.fingerprint() in text
@@ -130,13 +131,13 @@ def test_another_model_is_refused_with_both_fingerprints(lagoon: Lagoon) -> None
 def test_nobody_there_is_said_with_address_and_reason(lagoon: Lagoon) -> None:
     lagoon.close()
     with pytest.raises(JoinError, match=rf"{lagoon.address}.*refused"):
-        atoll.join(tiny(), invite=lagoon.invite, timeout_s=0.3)
+        atoll.join(tiny(), invite=lagoon.invite, options=IslandOptions(join_s=0.3))
 
 
 def test_uninvited_is_said_at_once(lagoon: Lagoon) -> None:
     lagoon.rules.append(Rule("GET", "settings", 401, "uninvited"))
     with pytest.raises(JoinError, match="scripted uninvited"):
-        atoll.join(tiny(), invite=lagoon.invite, timeout_s=LIMIT_S)
+        atoll.join(tiny(), invite=lagoon.invite, options=SOON)
 
 
 def test_rejected_for_good_is_said_in_the_syncers_words(lagoon: Lagoon) -> None:
@@ -146,13 +147,13 @@ def test_rejected_for_good_is_said_in_the_syncers_words(lagoon: Lagoon) -> None:
 
     lagoon.on_message = reject
     with pytest.raises(JoinError, match="no berth is free"):
-        atoll.join(tiny(), invite=lagoon.invite, name="ann", timeout_s=LIMIT_S)
+        atoll.join(tiny(), invite=lagoon.invite, name="ann", options=SOON)
 
 
 def test_version_0_that_never_comes_ends_at_the_deadline(lagoon: Lagoon) -> None:
     lagoon.chains = {}
     with pytest.raises(JoinError, match="version 0 of every fragment was not there"):
-        atoll.join(tiny(), invite=lagoon.invite, timeout_s=0.5)
+        atoll.join(tiny(), invite=lagoon.invite, options=IslandOptions(join_s=0.5))
 
 
 def test_initialiser_sends_version_0_as_it_is(lagoon: Lagoon) -> None:
@@ -173,7 +174,7 @@ def test_initialiser_sends_version_0_as_it_is(lagoon: Lagoon) -> None:
             lagoon.say(msg.Begin(1))
 
     lagoon.on_message = script
-    with atoll.join(model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S):
+    with atoll.join(model, invite=lagoon.invite, name="ann", options=SOON):
         for fragment, flat in enumerate(mine):
             assert torch.equal(lagoon.chains[fragment].published.values, flat)
 
@@ -235,7 +236,7 @@ def test_learner_reconnects_and_goes_on(joined: tuple[Lagoon, nn.Module, Learner
 
 def test_normal_exit_hands_in_the_last_contribution(lagoon: Lagoon) -> None:
     model = tiny()
-    with atoll.join(model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S) as learner:
+    with atoll.join(model, invite=lagoon.invite, name="ann", options=SOON) as learner:
         for _ in range(3):
             train(model)
             learner.step(tokens=10)
@@ -253,7 +254,7 @@ def test_exception_leaves_at_once(lagoon: Lagoon) -> None:
     model = tiny()
 
     def loop() -> None:
-        with atoll.join(model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S) as learner:
+        with atoll.join(model, invite=lagoon.invite, name="ann", options=SOON) as learner:
             train(model)
             learner.step(tokens=10)
             raise RuntimeError("out of memory")
@@ -395,7 +396,7 @@ def test_data_seed_differs_between_lives(joined: tuple[Lagoon, nn.Module, Learne
 def test_optimizer_with_masters_is_found_out(lagoon: Lagoon) -> None:
     model = tiny(0)
     masters = [p.detach().clone() for p in model.parameters()]
-    learner = atoll.join(model, invite=lagoon.invite, name="ann", timeout_s=LIMIT_S)
+    learner = atoll.join(model, invite=lagoon.invite, name="ann", options=SOON)
     with torch.no_grad():
         for parameter, master in zip(model.parameters(), masters, strict=True):
             parameter.copy_(master - 0.001)
@@ -407,7 +408,7 @@ def test_optimizer_with_masters_is_found_out(lagoon: Lagoon) -> None:
 def test_honest_optimizer_is_not_blamed(lagoon: Lagoon) -> None:
     model = tiny(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    with atoll.join(model, optimizer, invite=lagoon.invite, timeout_s=LIMIT_S) as learner:
+    with atoll.join(model, optimizer, invite=lagoon.invite, options=SOON) as learner:
         for _ in range(3):
             model(torch.randn(5, 6)).square().mean().backward()
             optimizer.step()
@@ -440,5 +441,5 @@ def test_forked_child_keeps_no_socket(joined: tuple[Lagoon, nn.Module, Learner])
 
 def test_link_options_reach_the_ferry(lagoon: Lagoon) -> None:
     options = IslandOptions(max_up_mbit_s=80.0, leave_s=1.0)
-    with atoll.join(tiny(), invite=lagoon.invite, link=options, timeout_s=LIMIT_S) as learner:
+    with atoll.join(tiny(), invite=lagoon.invite, options=options) as learner:
         assert learner._ferry.transfers._pace.bytes_per_s == 1e7

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from atoll.launch.local import Incident
 from atoll.launch.local import Progress as RunProgress
-from atoll.launch.report import Report
+from atoll.launch.report import Fault, Report
 
 
 class RunDisplay:
@@ -68,7 +68,7 @@ def _detail(progress: RunProgress) -> str:
 def show_report(console: Console, report: Report) -> None:
     """The report as a table."""
     table = Table(title=f"run '{report.run}'", title_justify="left", show_header=False)
-    ratio = report.bytes_data_parallel / max(1, report.bytes_up + report.bytes_down)
+    ratio = 2 * report.bytes_data_parallel / max(1, report.bytes_up + report.bytes_down)
     rows = [
         ("held-out loss", f"{report.loss_first:.3f} -> {report.loss_last:.3f} nats per token"),
         ("data", report.data),
@@ -91,8 +91,13 @@ def show_report(console: Console, report: Report) -> None:
 def _faults(report: Report) -> str:
     if not report.faults:
         return "none"
-    each = ", ".join(f"{f.learner} {f.kind} at {f.at_s:.0f} s" for f in report.fault_list)
+    each = ", ".join(_fault(fault) for fault in report.fault_list)
     return f"{report.healed} of {report.faults} healed ({each})"
+
+
+def _fault(fault: Fault) -> str:
+    healed = f"merged again after {fault.heal_s:.1f} s" if fault.heal_s >= 0 else "NOT healed"
+    return f"{fault.learner}: {fault.kind}, {healed}"
 
 
 def _mega(count: int) -> str:

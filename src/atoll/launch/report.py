@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from atoll.core.effects import Merge
-from atoll.core.events import Merged
-from atoll.tape.read import Entry, read_tapes
+from atoll.core.events import Disconnected, Merged
+from atoll.tape.read import Entry, PartyTape, read_tapes
 from atoll.tape.verify import verify
 
 BF16_BYTES = 2
@@ -23,12 +23,16 @@ BF16_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: what was done to whom when, and when its work was merged again (-1: never)."""
+    """One fault: what was done to whom when, and how long until its work was merged again.
+
+    `heal_s` runs from when the syncer noticed to the first merge with work of the new process; -1
+    for never.
+    """
 
     learner: str
     kind: str
     at_s: float
-    healed_s: float
+    heal_s: float
 
 
 @dataclass(slots=True)
@@ -98,14 +102,14 @@ def build_report(figures: Figures, faults: list[Fault]) -> Report:
         goodput=round(step_s * merged / max(1, trained) / available_s, 4) if available_s else 0.0,
         participation=round(total(t["learners_merged"] for t in tallies) / max(1, live), 4),
         faults=len(faults),
-        healed=len([1 for fault in faults if fault.healed_s >= 0]),
+        healed=len([1 for fault in faults if fault.heal_s >= 0]),
         loss_first=round(figures.loss_first, 4),
         loss_last=round(figures.loss_last, 4),
         tokens_trained=trained,
         tokens_merged=merged,
         merges=total(tally["merges"] for tally in tallies),
         thin_merges=total(tally["thin"] for tally in tallies),
-        ledger_balanced="ledger_balances" not in verdict.failed,
+        ledger_balanced="ledger_has_no_gap_or_overlap" not in verdict.failed,
         verified=verdict.ok,
         bytes_up=int(counts.get("bytes_in", 0)),
         bytes_down=int(counts.get("bytes_out", 0)),
@@ -117,21 +121,22 @@ def build_report(figures: Figures, faults: list[Fault]) -> Report:
     )
 
 
-def healed_after(tapes: Path, learner: str, incarnation: int) -> float:
-    """When a later life than this was first merged, on the syncer's clock; -1 for never."""
+def time_to_heal_s(tapes: Path, learner: str, incarnation: int) -> float:
+    """From when a shard lost a life until a later one was merged; -1 where it never was."""
     for tape in read_tapes(tapes):
-        if not tape.party.startswith("shard-"):
-            continue
-        asked: dict[tuple[int, int], bool] = {}
-        for entry in _entries(tape):
+        lost_s, asked = -1.0, dict[tuple[int, int], bool]()
+        for entry in _entries(tape) if tape.party.startswith("shard-") else ():
+            event = entry.event
+            if isinstance(event, Disconnected) and event.incarnation == incarnation:
+                lost_s = entry.now_s
             for effect in entry.effects:
                 if isinstance(effect, Merge):
-                    lives = [p.cut.id for p in effect.parts if p.cut.id.learner == learner]
-                    later = any(each.incarnation > incarnation for each in lives)
-                    asked[effect.fragment, effect.version] = later
-            event = entry.event
+                    lives = [part.cut.id for part in effect.parts]
+                    asked[effect.fragment, effect.version] = any(
+                        life.learner == learner and life.incarnation > incarnation for life in lives
+                    )
             if isinstance(event, Merged) and asked.get((event.fragment, event.version)):
-                return entry.now_s
+                return round(entry.now_s - lost_s, 2) if lost_s >= 0 else -1.0
     return -1.0
 
 
@@ -143,7 +148,7 @@ def total(values: Any) -> int:
     return result
 
 
-def _entries(tape: Any) -> list[Entry]:
+def _entries(tape: PartyTape) -> list[Entry]:
     return [
         item for segment in tape.segments for item in segment.items() if isinstance(item, Entry)
     ]

@@ -19,7 +19,7 @@ from atoll.ferry.follower import follow_run
 from atoll.fragments.model import tensors_of
 from atoll.launch.folder import RunFolder
 from atoll.launch.local import LocalRun, Progress
-from atoll.launch.report import Fault, Figures, Report, build_report, healed_after
+from atoll.launch.report import Fault, Figures, Report, build_report, time_to_heal_s
 from atoll.runfile.settings import RunFile
 from atoll.train.data import Sources
 from atoll.train.model import Decoder, build_model
@@ -98,7 +98,7 @@ class Session:
                 each.learner,
                 "SIGKILL",
                 round(each.at_s, 1),
-                healed_after(self.folder.tapes, each.learner, each.incarnation),
+                time_to_heal_s(self.folder.tapes, each.learner, each.incarnation),
             )
             for each in self.killed
         ]

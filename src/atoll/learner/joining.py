@@ -47,6 +47,8 @@ class IslandOptions:
     """`http://host:port` of a proxy to go through; empty for none."""
     max_up_mbit_s: float = 0.0
     """Cap on what leaves this island; 0 for none."""
+    join_s: float = JOIN_S
+    """How long `join` may wait for the syncer and for version 0."""
     leave_s: float = LEAVE_S
     """How long a normal exit may take to hand in the last contribution."""
     tapes: Path | None = None
@@ -60,7 +62,6 @@ def join(
     invite: str | Path | Invite,
     name: str = "",
     params: Mapping[str, Tensor] | None = None,
-    timeout_s: float = JOIN_S,
     options: IslandOptions = IslandOptions(),
 ) -> Learner:
     """Take part in a run. Returns when the model holds every fragment's published version.
@@ -68,7 +69,7 @@ def join(
     `name` is this island's own over restarts (the host's name when not given). `params` names the
     tensors to merge where they are not the model's own. Raises JoinError with address and reason.
     """
-    until_s = time.monotonic() + timeout_s
+    until_s = time.monotonic() + options.join_s
     _refuse_islands_of_many()
     if model is None and params is None:
         raise JoinError("there is nothing to merge: give a model, or params={name: tensor}")
@@ -87,14 +88,14 @@ def join(
     learner = Learner(island, mailbox, ferry, options.leave_s)
     learner.go_with_the_interpreter()
     ferry.start()
-    _installed(learner, mailbox, door, (until_s, timeout_s))
+    _installed(learner, mailbox, door, (until_s, options.join_s))
     learner.restored = ferry.is_under_way()
     set_current(learner)
     return learner
 
 
 def _installed(learner: Learner, mailbox: Mailbox, door: Door, limit: tuple[float, float]) -> None:
-    until_s, timeout_s = limit
+    until_s, join_s = limit
     why = "interrupted"
     try:
         why = learner.wait_until_installed(until_s)
@@ -102,7 +103,7 @@ def _installed(learner: Learner, mailbox: Mailbox, door: Door, limit: tuple[floa
         if why:
             learner.close(0.0, "it could not join")
     if why:
-        late = f" (given up after {timeout_s:g} s)" if mailbox.over is None else ""
+        late = f" (given up after {join_s:g} s)" if mailbox.over is None else ""
         raise JoinError(f"cannot join run {door.run!r} at {door}: {why}{late}") from mailbox.cause
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from atoll.core import effects as fx
 from atoll.core import events as ev
+from atoll.core import messages as msg
 from atoll.core.coordinator import CoordinatorCore, CoordinatorState
 from atoll.core.ids import COORDINATOR, Cut, shard_party
 from atoll.core.shard import ShardCore
@@ -147,14 +148,12 @@ class ShardNode(PartyNode):
 
     def tell(self, event: object) -> None:
         """Version 0, admissions and the end are durable as soon as they are known."""
-        if isinstance(event, ev.InitialStored) and self.alive:
-            if event.fragment not in self.versions:
-                self.versions[event.fragment] = 0
-                self.world.watch.durable(event.fragment, 0)
+        first = isinstance(event, ev.InitialStored) and event.fragment not in self.versions
+        if first and self.alive and isinstance(event, ev.InitialStored):
+            self.versions[event.fragment] = 0
+            self.world.watch.durable(event.fragment, 0)
         super().tell(event)
-        if isinstance(event, ev.InitialStored):
-            self._snapshot()
-        elif type(event).__name__ in ("Admitted", "Departed", "Finish"):
+        if isinstance(event, ev.InitialStored | msg.Admitted | msg.Departed | msg.Finish):
             self._snapshot()
 
     def start(self) -> None:

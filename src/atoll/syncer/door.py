@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from atoll.access.tokens import Role, Secret, role_of
-from atoll.syncer.engine import Counts
 from atoll.syncer.errors import RefusedError
+from atoll.syncer.surroundings import Counts
 from atoll.wire.errors import WireError
 from atoll.wire.protocol import PROTOCOL, PROTOCOL_HEADER, ROOT, check_protocol
 

@@ -8,10 +8,8 @@ invariant 2: a version enters the vault, and is told, only after its record is d
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.core import effects as fx
@@ -22,58 +20,21 @@ from atoll.core.ids import COORDINATOR, Cut, CutId, shard_party
 from atoll.core.reasons import Reason
 from atoll.merge.merge import FragmentState
 from atoll.store.errors import DiskFailed, DiskFull, StoreError
-from atoll.syncer.durable import AppliedPrefix, Keeper
+from atoll.syncer.durable import AppliedPrefix
 from atoll.syncer.errors import RefusedError, starting
 from atoll.syncer.initial_file import InitialFile
-from atoll.syncer.intake import MERGED, Intake, Parcel
+from atoll.syncer.intake import MERGED, Parcel
 from atoll.syncer.links import GOING_AWAY, REFUSED, Link, LinkBook
 from atoll.syncer.merging import MergeDone, MergeJob, run_merge
 from atoll.syncer.recovery import OpenRun
-from atoll.syncer.settings import SyncerSettings
 from atoll.syncer.snapshots import SnapshotPlan, snapshot_job
-from atoll.syncer.workers import Workers
+from atoll.syncer.surroundings import Surroundings
 from atoll.wire.frames import encode
 
 log = logging.getLogger("atoll.syncer")
 
 PERSIST_RETRY_S = 1.0
 GONE_CODES = ("closed", "counted")
-Post = Callable[..., bool]
-
-
-@dataclass
-class Counts:
-    """Figures since the process began, for the metrics."""
-
-    merges: int = 0
-    merge_s: float = 0.0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    control_frames_in: int = 0
-    control_frames_out: int = 0
-    snapshots: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-
-    def refuse(self, code: str) -> None:
-        """Something was refused; a count that is now and then one short does no harm."""
-        self.refused[code] = self.refused.get(code, 0) + 1
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the engine works with; made before it, gone after it."""
-
-    settings: SyncerSettings
-    keeper: Keeper
-    intake: Intake
-    workers: Workers
-    counts: Counts
-    post: Post
-    on_fatal: Callable[[Exception], None]
-    on_ended: Callable[[], None]
-    initial: InitialFile | None = None
-    initial_lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a fragment of version 0 becomes durable: the first complete one wins."""
 
 
 class Engine:

@@ -11,45 +11,34 @@ that nobody asked for (invariants 4, 9).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from aiohttp import web
 
 from atoll.access.addresses import Address, refuse_plain_listener
 from atoll.access.tokens import Secret
 from atoll.merge.backends import EAGER, Backend, CompiledBackend, has_compiler
 from atoll.store.disk import Disk
-from atoll.store.errors import DiskFailed, Fenced
-from atoll.syncer.control_socket import ControlSocket
+from atoll.store.errors import Fenced
 from atoll.syncer.control_thread import ControlThread, LoopThread
 from atoll.syncer.cores import Recorder
 from atoll.syncer.door import guard
-from atoll.syncer.downloads import Downloads
 from atoll.syncer.durable import Keeper
-from atoll.syncer.engine import Counts, Engine, Surroundings
+from atoll.syncer.engine import Engine
 from atoll.syncer.errors import SyncerError
-from atoll.syncer.front import Front, Home, listen
 from atoll.syncer.initial_file import InitialFile
 from atoll.syncer.intake import Intake
-from atoll.syncer.pages import Pages
 from atoll.syncer.recovery import Makings, recover
+from atoll.syncer.running import Running
 from atoll.syncer.settings import SyncerSettings
+from atoll.syncer.surroundings import Counts, Surroundings
 from atoll.syncer.taping import Tapes
-from atoll.syncer.uploads import Uploads
-from atoll.syncer.workers import Workers, make_workers
-from atoll.wire.protocol import ROOT
+from atoll.syncer.workers import make_workers
 
 log = logging.getLogger("atoll.syncer")
-
-GOODBYE_S = 2.0
-SWEEP_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ class SyncerService:
         """The run has ended; the service goes on serving it until it is stopped."""
         self._over = threading.Event()
         self._address: Address | None = None
-        self._running: _Running | None = None
+        self._running: Running | None = None
 
     @property
     def address(self) -> Address:
@@ -157,7 +146,7 @@ class SyncerService:
         numbers = settings.numbers()
         return Keeper.open(options.root, settings.run.run, options.new, numbers, options.disk)
 
-    def _prepare(self, keeper: Keeper, initial: InitialFile | None) -> _Running:
+    def _prepare(self, keeper: Keeper, initial: InitialFile | None) -> Running:
         clock, service = _Clock(), self.settings.service
         tapes = Tapes(options.tapes) if (options := self.options).tapes is not None else None
         makings = Makings(self.settings, clock.now_s, options.recorder, self._backend(), tapes)
@@ -178,7 +167,7 @@ class SyncerService:
         engine = Engine(around, keeper.store.last_lsn)
         control.drive(engine.next_deadline_s, engine.tick)
         control.start()
-        running = _Running(engine, control, LoopThread("atoll-http"), workers, tapes)
+        running = Running(engine, control, LoopThread("atoll-http"), workers, tapes)
         running.bulk.start()
         if run is not None:
             control.ask(engine.begin, run, True).result()
@@ -205,131 +194,3 @@ class SyncerService:
             else:
                 log.error("the syncer cannot go on", exc_info=error)
         self._over.set()
-
-
-class _Running:
-    """Threads and servers while the service is up."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        control: ControlThread,
-        bulk: LoopThread,
-        workers: Workers,
-        tapes: Tapes | None,
-    ) -> None:
-        self._tapes = tapes
-        self.engine = engine
-        self.control = control
-        self.bulk = bulk
-        self._workers = workers
-        self._runners: list[tuple[LoopThread, web.AppRunner]] = []
-        self._front: Front | None = None
-        self._sweeping: asyncio.Task[None] | None = None
-
-    # ------------------------------------------------------------ coming
-
-    def serve(self, makings: Makings, middleware: object) -> None:
-        """The two HTTP servers, not listening yet. Either serves all, should a connection have
-        come to the wrong one.
-        """
-        root = f"{ROOT}/{{run}}"
-        shared = [
-            *ControlSocket(self.engine, self.control).routes(root),
-            *Pages(self.engine, self.control, makings).routes(root),
-            *Downloads(self.engine).routes(root),
-        ]
-        for thread in (self.control, self.bulk):
-            own = Uploads(self.engine, self.control).routes(root)
-            self._add(thread, [*shared, *own], middleware)
-
-    def _add(self, thread: LoopThread, routes: Sequence[web.RouteDef], middleware: object) -> None:
-        async def setup() -> web.AppRunner:
-            app = web.Application(middlewares=[middleware])  # type: ignore[list-item]
-            app.add_routes(routes)
-            app.router.add_route("*", "/{anything:.*}", _nothing_here)
-            runner = web.AppRunner(
-                app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
-            )
-            await runner.setup()
-            return runner
-
-        runner = asyncio.run_coroutine_threadsafe(setup(), thread.loop).result()
-        self._runners.append((thread, runner))
-
-    def listen(self, tls: ssl.SSLContext | None) -> Address:
-        """Begin to accept."""
-        service = self.engine.around.settings.service
-        listener = listen(service.host, service.port)
-        control, bulk = (Home(thread, _protocol(runner)) for thread, runner in self._runners)
-        front = self._front = Front(listener, tls, control, bulk)
-        address = Address(service.host, listener.getsockname()[1])
-
-        async def begin() -> None:
-            front.open()
-
-        async def sweep() -> None:
-            self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
-
-        asyncio.run_coroutine_threadsafe(begin(), self.control.loop).result()
-        asyncio.run_coroutine_threadsafe(sweep(), self.bulk.loop).result()
-        return address
-
-    async def _sweep(self) -> None:
-        """Uploads that have stopped are forgotten; a lost run is noticed without a merge too."""
-        around = self.engine.around
-        idle_s = around.settings.service.upload_idle_s
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(min(SWEEP_S, idle_s / 2))
-            try:
-                await loop.run_in_executor(self._workers.bulk, around.keeper.store.check_fence)
-            except Fenced as fenced:
-                around.on_fatal(fenced)
-                return
-            except DiskFailed as failed:
-                log.warning("cannot see who owns the run: %s", failed)
-            if self._tapes is not None:
-                self.control.post(self._tapes.flush)
-            for place in around.intake.forget_idle(time.monotonic() - idle_s):
-                log.info("the upload of %s, fragment %d, has stopped: forgotten", *place)
-
-    # ------------------------------------------------------------ going
-
-    def stop(self, snapshot: bool) -> None:
-        """In order; what a worker has begun becomes durable or is never told."""
-        if self._sweeping is not None:
-            asyncio.run_coroutine_threadsafe(_end(self._sweeping), self.bulk.loop).result()
-        if self._front is not None:
-            asyncio.run_coroutine_threadsafe(_call(self._front.close), self.control.loop).result()
-        self.control.post(self.engine.close_all, "the syncer stops")
-        for thread, runner in reversed(self._runners):
-            if self._front is not None:
-                asyncio.run_coroutine_threadsafe(self._front.settle(thread), thread.loop).result()
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), thread.loop).result()
-        self._workers.finish()
-        if snapshot:
-            self.control.ask(self.engine.last_snapshot).result()()
-        self.bulk.stop()
-        self.control.stop()
-        if self._tapes is not None:
-            self._tapes.close()  # here, for a control thread that failed does nothing any more
-        self.engine.around.keeper.store.close()
-
-
-async def _call(function: Callable[[], None]) -> None:
-    function()
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def _nothing_here(_: web.Request) -> web.StreamResponse:
-    raise web.HTTPNotFound
-
-
-def _protocol(runner: web.AppRunner) -> web.Server:
-    assert runner.server is not None, "a runner that is set up has a server"
-    return runner.server

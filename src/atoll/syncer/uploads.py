@@ -8,8 +8,6 @@ size and name are known to be right, nor answer 202 before the bytes are handed 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -26,27 +24,20 @@ from atoll.syncer.control_thread import ControlThread
 from atoll.syncer.door import read_body
 from atoll.syncer.engine import GONE_CODES, Engine
 from atoll.syncer.errors import RefusedError, starting
-from atoll.syncer.intake import MERGED, Parcel, Place, num_parts, part_size
+from atoll.syncer.intake import MERGED, Parcel, Place, num_parts
+from atoll.syncer.upload_words import (
+    CommitBody,
+    check_sha,
+    cut_in,
+    cut_of,
+    fill,
+    fragment_of,
+    part_of,
+)
 from atoll.syncer.vault import Vault
-from atoll.wire.shapes import LARGEST, shape_of
 
-CRC_HEADER = "Atoll-Crc32"
 COMMIT_BYTES = 1 << 16
-STALL_S = 30.0
-"""A part on which nothing moves for so long is given up."""
-_CUT = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,16})\.([0-9]{1,16})\Z")
-_CRC = re.compile(r"[0-9a-fA-F]{8}\Z")
-_CUT_SHAPE = shape_of(Cut)
 T = TypeVar("T")
-
-
-class CommitBody(msgspec.Struct, frozen=True):
-    """What a commit says of the parts before it."""
-
-    codec: str
-    bytes: int
-    sha256: str
-    cut: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Uploads:
@@ -75,9 +66,9 @@ class Uploads:
     async def put_part(self, request: web.Request) -> web.Response:
         """One part of a cut's encoded displacement."""
         vault = self._vault()
-        cut, fragment = _cut_of(request), _fragment_of(request, vault)
+        cut, fragment = cut_of(request), fragment_of(request, vault)
         num_bytes = encoded_bytes(self._around.settings.uplink, self._numel(vault, fragment))
-        index, size, crc = _part_of(request, num_bytes)
+        index, size, crc = part_of(request, num_bytes)
         place = (str(cut), fragment)
         parcel = self._around.intake.find(place)
         if parcel is None:
@@ -91,7 +82,7 @@ class Uploads:
     async def list_parts(self, request: web.Request) -> web.Response:
         """Which parts are here."""
         vault = self._vault()
-        cut, fragment = _cut_of(request), _fragment_of(request, vault)
+        cut, fragment = cut_of(request), fragment_of(request, vault)
         parcel = self._around.intake.find((str(cut), fragment))
         if parcel is not None:
             return web.json_response({"parts": sorted(parcel.crcs)})
@@ -104,9 +95,9 @@ class Uploads:
     async def commit(self, request: web.Request) -> web.Response:
         """The cut is complete: check it, and hand it to its shard."""
         vault = self._vault()
-        named, fragment = _cut_of(request), _fragment_of(request, vault)
+        named, fragment = cut_of(request), fragment_of(request, vault)
         body = await self._commit_body(request)
-        cut = _cut_in(body, named, fragment)
+        cut = cut_in(body, named, fragment)
         place = (str(named), fragment)
         lock = self._commits.setdefault(place, asyncio.Lock())
         try:
@@ -138,7 +129,7 @@ class Uploads:
     def _checked(self, parcel: Parcel, body: CommitBody, cut: Cut, vault: Vault) -> PieceSums:
         """On a worker: right bytes, finite values. Returns sums that the merge will use."""
         with self._around.intake.pinned(parcel):
-            _check_sha(parcel, body)
+            check_sha(parcel, body)
             merger, codec = vault.mergers[cut.fragment], self._around.settings.uplink
             try:
                 return merger.sums_of_squares(str(cut.id), codec, parcel.body)
@@ -159,9 +150,9 @@ class Uploads:
     async def put_initial_part(self, request: web.Request) -> web.Response:
         """One part of a fragment of version 0, in fp32."""
         vault = self._vault()
-        fragment = _fragment_of(request, vault)
+        fragment = fragment_of(request, vault)
         num_bytes = encoded_bytes("fp32", self._numel(vault, fragment))
-        part = _part_of(request, num_bytes)
+        part = part_of(request, num_bytes)
         if vault.state(fragment) is not None:
             text = f"version 0 of fragment {fragment} is durable: commit says whether it is yours"
             raise RefusedError(409, "conflict", text)
@@ -172,14 +163,14 @@ class Uploads:
 
     async def list_initial_parts(self, request: web.Request) -> web.Response:
         """Which parts of version 0 of a fragment are here."""
-        fragment = _fragment_of(request, self._vault())
+        fragment = fragment_of(request, self._vault())
         parcel = self._around.intake.find(await self._initial_place(fragment))
         return web.json_response({"parts": sorted(parcel.crcs) if parcel else []})
 
     async def commit_initial(self, request: web.Request) -> web.Response:
         """A fragment of version 0 is complete: make it durable."""
         vault = self._vault()
-        fragment = _fragment_of(request, vault)
+        fragment = fragment_of(request, vault)
         body = await self._commit_body(request)
         state = vault.state(fragment)
         if state is not None:
@@ -206,7 +197,7 @@ class Uploads:
         with self._around.intake.pinned(parcel), self._around.initial_lock:
             if vault.state(fragment) is not None:
                 return
-            _check_sha(parcel, body)
+            check_sha(parcel, body)
             merger = vault.mergers[fragment]
             theta = decode("fp32", parcel.body, merger.fragment.numel)
             try:
@@ -232,7 +223,7 @@ class Uploads:
     ) -> None:
         index, size, crc = part
         with self._around.intake.pinned(parcel), self._around.intake.scratch(size) as scratch:
-            await _fill(request, scratch)
+            await fill(request, scratch)
             self._around.counts.bytes_in += size
             await self._work(self._around.intake.keep, parcel, index, scratch, crc)
             parcel.touched_s = time.monotonic()
@@ -278,75 +269,3 @@ class Uploads:
         except asyncio.CancelledError:
             await asyncio.wait([work])
             raise
-
-
-async def _fill(request: web.Request, scratch: memoryview) -> None:
-    filled, size = 0, scratch.nbytes
-    try:
-        while filled < size:
-            async with asyncio.timeout(STALL_S):
-                chunk = await request.content.readany()
-            if not chunk:
-                raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came")
-            scratch[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-    except TimeoutError as error:
-        text = f"{filled} of {size} bytes came, then nothing for {STALL_S:g} s"
-        raise RefusedError(408, "stalled", text) from error
-    except (ConnectionError, web.RequestPayloadError) as error:
-        raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came") from error
-
-
-def _cut_of(request: web.Request) -> CutId:
-    match = _CUT.match(request.match_info["cut"])
-    if match is None:
-        raise RefusedError(404, "unknown_path", "a cut is named learner.incarnation.number")
-    cut = CutId(match[1], int(match[2]), int(match[3]))
-    if max(cut.incarnation, cut.number) > LARGEST or str(cut) != match[0]:
-        raise RefusedError(404, "unknown_path", f"{match[0]!r} is not how a cut is written")
-    return cut
-
-
-def _fragment_of(request: web.Request, vault: Vault) -> int:
-    text = request.match_info["fragment"]
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise RefusedError(404, "unknown_path", f"fragment {text[:40]!r} is not a number")
-    if int(text) >= len(vault.mergers):
-        raise RefusedError(404, "unknown_path", f"there is no fragment {int(text)}")
-    return int(text)
-
-
-def _part_of(request: web.Request, num_bytes: int) -> tuple[int, int, int]:
-    """Index, exact size and crc32 of a part, checked before anything is taken."""
-    text = request.match_info["part"]
-    total = num_parts(num_bytes)
-    if not (text.isascii() and text.isdigit() and len(text) < 10) or int(text) >= total:
-        raise RefusedError(404, "unknown_path", f"part {text[:40]!r}: there are {total}")
-    index = int(text)
-    size, length = part_size(num_bytes, index), request.content_length
-    if length is None:
-        raise RefusedError(411, "length", "a part carries its exact Content-Length")
-    if length != size:
-        raise RefusedError(413, "size", f"part {index} has {size} bytes, {length} were announced")
-    crc = request.headers.get(CRC_HEADER, "")
-    if not _CRC.match(crc):
-        raise RefusedError(422, "checksum", f"{CRC_HEADER} holds 8 hex digits")
-    return index, size, int(crc, 16)
-
-
-def _cut_in(body: CommitBody, named: CutId, fragment: int) -> Cut:
-    try:
-        cut: Cut = _CUT_SHAPE.build(msgspec.json.decode(body.cut, type=_CUT_SHAPE.struct))
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise RefusedError(422, "malformed", f"not the fields of a cut: {error}") from error
-    if cut.id != named or cut.fragment != fragment:
-        text = f"the path names {named}/{fragment}, the body {cut.id}/{cut.fragment}"
-        raise RefusedError(422, "malformed", text)
-    return cut
-
-
-def _check_sha(parcel: Parcel, body: CommitBody) -> None:
-    found = hashlib.sha256(parcel.body).hexdigest()
-    if found != body.sha256:
-        text = f"the whole has sha256 {found[:12]}, not {body.sha256[:12]}: send it again"
-        raise RefusedError(422, "checksum", text)
