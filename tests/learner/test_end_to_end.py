@@ -164,7 +164,7 @@ def test_killed_learner_comes_back_and_merging_goes_on(world: World) -> None:
 def test_killed_syncer_comes_back_and_merging_goes_on_under_tls(world: World) -> None:
     world.start_island("ann")
     world.start_island("bob")
-    world.wait("the first merges", lambda: min(world.versions()) >= 2)
+    world.wait("the first merges", lambda: min(world.versions()) >= 2 and _both(world))
     assert world.invite is not None
     port = world.invite.addresses[0].port
     world.kill("syncer")

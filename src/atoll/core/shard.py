@@ -382,7 +382,9 @@ class ShardCore(Rounds):
             elif fragment.at_rest:
                 self._call_last(index)
             elif fragment.round is not None:
+                until_s = self._now + self.state.finish_limit_s
                 fragment.round.last = True
+                fragment.round.deadline_s = min(fragment.round.deadline_s, until_s)
 
     def _restarted(self, event: ev.Restarted) -> None:
         state = self.state

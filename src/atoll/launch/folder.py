@@ -2,6 +2,7 @@
 
 run.toml        the settings, every default spelled out; running it again resumes
 run.invite      what a learner needs to come in (mode 0600: it holds the secret)
+keys/           the secret, the certificates of a run that others reach, the syncer's settings
 state/          the syncer's durable state
 tapes/          what every core saw and decided
 learners/NAME/  metrics.jsonl of each learner
@@ -17,8 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.access.addresses import Address
+from atoll.access.errors import AccessError
 from atoll.access.invite import Invite, read_invite, write_invite
 from atoll.access.private import write_private
+from atoll.access.tls import issue_server, make_authority, write_credentials
 from atoll.access.tokens import new_secret
 from atoll.core.settings import SettingsError
 from atoll.runfile.settings import RunFile, read_run_file, write_resolved
@@ -47,6 +50,16 @@ class RunFolder:
     def secret(self) -> Path:
         """The secret for the syncer."""
         return self.root / "keys" / "secret"
+
+    @property
+    def certificate(self) -> Path:
+        """The syncer's certificate; there where the run is under TLS."""
+        return self.root / "keys" / "server.pem"
+
+    @property
+    def certificate_key(self) -> Path:
+        """The certificate's key."""
+        return self.root / "keys" / "server.key"
 
     @property
     def syncer_settings(self) -> Path:
@@ -79,21 +92,42 @@ class RunFolder:
     def prepare(self, run_file: RunFile) -> tuple[RunFile, bool]:
         """Make the folder for this run. Returns the run to run, and whether it is a new one."""
         if self.run_file.exists():
-            return self._resume(run_file), False
+            return self.resume(run_file), False
         if self.root.exists() and any(self.root.iterdir()):
             raise SettingsError(f"{self.root} holds something else: name another folder with --dir")
-        for folder in (self.root / "keys", self.root / "logs", self.state, self.tapes):
-            folder.mkdir(parents=True, exist_ok=True)
-        run_file = _with_port(run_file)
-        address = Address(LOOPBACK, run_file.syncer.service.port)
-        invite = Invite(run_file.name, (address,), "", new_secret())
-        write_invite(self.invite, invite)
-        write_private(self.secret, invite.secret.reveal().encode())
-        self.syncer_settings.write_text(json.dumps(settings_to(run_file.syncer)), encoding="utf-8")
-        write_resolved(self.run_file, run_file)
+        run_file = _on_this_machine(run_file)
+        self.admit(run_file.name, Address(LOOPBACK, run_file.syncer.service.port), has_tls=False)
+        self.begin(run_file)
         return run_file, True
 
-    def _resume(self, asked: RunFile) -> RunFile:
+    def admit(self, run: str, public: Address, has_tls: bool) -> Invite:
+        """Make what learners come in with: the secret, the certificates, the invite.
+
+        Nothing is overwritten. The certificate is for the address under which learners reach it.
+        """
+        keys = self.root / "keys"
+        keys.mkdir(parents=True, exist_ok=True)
+        ca_pem = ""
+        if has_tls:
+            authority = make_authority(run)
+            server = issue_server(authority, [public.host])
+            write_credentials(authority, keys / "authority.pem", keys / "authority.key")
+            write_credentials(server, self.certificate, self.certificate_key)
+            ca_pem = authority.certificate_pem
+        invite = Invite(run, (public,), ca_pem, new_secret())
+        write_private(self.secret, invite.secret.reveal().encode())
+        write_invite(self.invite, invite)
+        return invite
+
+    def begin(self, run_file: RunFile) -> None:
+        """Write down what a new run follows; from here on it does not change."""
+        for folder in (self.root / "logs", self.state, self.tapes):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.syncer_settings.write_text(json.dumps(settings_to(run_file.syncer)), encoding="utf-8")
+        write_resolved(self.run_file, run_file)
+
+    def resume(self, asked: RunFile) -> RunFile:
+        """The run that is here; `SettingsError` where the run file asks for another one."""
         kept = read_run_file(self.run_file)
         if replace(asked.syncer, service=kept.syncer.service) != kept.syncer:
             raise SettingsError(
@@ -107,12 +141,25 @@ class RunFolder:
         return read_invite(self.invite).addresses[0]
 
 
-def _with_port(run_file: RunFile) -> RunFile:
-    """A restarted syncer must be found where it was, so its port is chosen once."""
-    if run_file.syncer.service.port:
-        return run_file
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port = probe.getsockname()[1]
-    service = replace(run_file.syncer.service, port=port)
+def invite_at(path: Path) -> Invite:
+    """The invite that is this file, or lies in this run folder."""
+    file = RunFolder(path).invite if path.is_dir() else path
+    if not file.exists():
+        raise SettingsError(
+            f"there is no invite {file}: name the file run.invite, or the folder of a run that "
+            "`atoll init`, `atoll syncer` or `atoll train` has made"
+        )
+    try:
+        return read_invite(file)
+    except AccessError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _on_this_machine(run_file: RunFile) -> RunFile:
+    """Nobody else reaches it. A restarted syncer must be found, so its port is chosen once."""
+    service = replace(run_file.syncer.service, host=LOOPBACK)
+    if not service.port:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, 0))
+            service = replace(service, port=probe.getsockname()[1])
     return replace(run_file, syncer=replace(run_file.syncer, service=service))

@@ -7,8 +7,6 @@ protocol takes it back.
 
 from __future__ import annotations
 
-import http.client
-import json
 import select
 import subprocess
 import sys
@@ -16,15 +14,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from atoll.access.invite import Invite, read_invite
-from atoll.access.tokens import Role, authorization
+from atoll.access.invite import read_invite
 from atoll.launch.child import Child
 from atoll.launch.folder import RunFolder
+from atoll.launch.status import fetch_status
 from atoll.runfile.settings import RunFile
 
 START_S = 60.0
 STOP_S = 20.0
-STATUS_S = 2.0
 LINGER_S = 5.0
 
 
@@ -177,19 +174,3 @@ class LocalRun:
         command += ["--invite", str(folder.invite), "--name", name, "--watch-stdin"]
         command += ["--metrics", str(folder.metrics(name)), "--tapes", str(folder.tapes)]
         return command
-
-
-def fetch_status(invite: Invite) -> dict[str, Any]:
-    """The syncer's status, or nothing when it does not answer now."""
-    address = invite.addresses[0]
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=STATUS_S)
-    headers = {"Authorization": authorization(invite.secret, Role.OBSERVER)}
-    try:
-        connection.request("GET", "/api/status", headers=headers)
-        answer = connection.getresponse()
-        document = json.loads(answer.read())
-    except (OSError, http.client.HTTPException, ValueError):
-        return {}
-    finally:
-        connection.close()
-    return document if isinstance(document, dict) and "phase" in document else {}

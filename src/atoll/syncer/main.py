@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         stop.on_end_of_stdin()
     if asked.exit_when_ended:
         stop.on_end_of_run(asked.linger_s)
-    _say_ready(service, str(address), asked.tls_certificate is not None)
+    if asked.words:
+        print(f"run {service.settings.run.run!r} is served at {address}", file=sys.stderr)
+    else:
+        _say_ready(service, str(address), asked.tls_certificate is not None)
     service.wait()
     service.stop()
     if isinstance(service.error, Fenced):
@@ -149,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tls-certificate", type=Path, help="PEM; needed off the loopback")
     add("--tls-key", type=Path, help="PEM, mode 0600")
     add("--tapes", type=Path, help="directory for the tapes of the cores")
+    add("--words", action="store_true", help="say for people, not in JSON, that it listens")
     add("--watch-stdin", action="store_true", help="stop when standard input ends")
     add("--exit-when-ended", action="store_true", help="stop when the run has ended")
     add("--linger-s", type=float, default=10.0, help="time to serve after the run's end")

@@ -22,7 +22,7 @@ from atoll.core.shard import ShardCore
 from atoll.fragments import Layout
 from atoll.merge.backends import EAGER, Backend
 from atoll.merge.chain import digest_of
-from atoll.merge.codecs import decode
+from atoll.merge.codecs import decode, encoded_bytes
 from atoll.store.records import Record
 from atoll.store.recovery import NO_STATE
 from atoll.syncer import durable as du
@@ -71,6 +71,13 @@ def layout_refusal(settings: SyncerSettings, layout: Layout) -> str:
     P = settings.protocol.P
     if layout.num_fragments != P:
         return f"it is cut into {layout.num_fragments} fragments, this run has P = {P}"
+    largest = max(encoded_bytes(settings.uplink, each.numel) for each in layout.fragments)
+    needed = settings.protocol.quorum * largest
+    if needed > settings.service.memory_bytes:
+        return (
+            f"a quorum's contributions to its largest fragment take {needed} bytes and the syncer "
+            f"keeps {settings.service.memory_bytes}: set service.memory_bytes to {2 * needed}"
+        )
     return ""
 
 
