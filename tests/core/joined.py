@@ -355,7 +355,7 @@ class Joined:
             self._move_down(process, party, order, outcome if not broken else "lost")
 
     def _move_up(self, process: Process, party: Party, cut: Cut, outcome: str) -> None:
-        if outcome == "final":
+        if outcome == "final" and _key(cut) not in party.bodies | self.watch.merged_in:
             self.tell(process.key, ev.UploadFailed(cut.id, "no such run", final=True))
             return
         if outcome != "lost":

@@ -264,7 +264,9 @@ def test_progress_is_monotone_counts_own_steps_and_stops_at_one() -> None:
     seen.append(learner.core.progress())
     assert seen[:3] == [0.0, 0.12, 0.14]
     assert seen == sorted(seen)
-    learner(msg.Progress(1, 20_000, 4000, 10_000))
+    learner(msg.Welcome(1, "a", 7, False, 1, True, "process-1"))
+    assert learner.core.progress() == seen[-1], "a new life begins where the old one was"
+    learner(msg.Progress(1, 20_000, 0, 10_000))
     assert learner.core.progress() == 1.0
 
 

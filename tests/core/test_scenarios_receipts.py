@@ -381,6 +381,17 @@ def test_an_upload_that_the_syncer_does_not_want_is_dropped() -> None:
     assert learner.fates() == {"open": 500}
 
 
+def test_an_upload_refused_after_its_cut_was_merged_changes_no_fate() -> None:
+    learner = HandLearner()
+    learner.steps(4)
+    learner.call()
+    (announce,) = said(learner.boundary(), msg.Announce)
+    learner.publish(0, 1, announce.cut)
+    learner(ev.UploadFailed(announce.cut.id, "410 closed", final=True))
+    learner.boundary()
+    assert learner.fates() == {"merged": 500, "open": 100}
+
+
 def test_bytes_that_a_restart_lost_are_uploaded_again_when_wanted() -> None:
     learner, cut = handed_in()
     wanted = msg.Wanted(1, cut.id, 0)

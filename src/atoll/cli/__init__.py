@@ -30,9 +30,12 @@ from atoll.cli.output import print_json, print_mistake
 
 COMMANDS: Final[dict[str, str]] = {
     "demo": "Train on three learners, kill one with SIGKILL half-way, and watch the run heal.",
+    "init": "Make a run file, certificates and an invite for a run over several places.",
     "train": "Train on this machine: start a syncer and learners, and start again what dies.",
     "syncer": "Run the syncer of a run. The first time, begin the run and write its invite.",
     "learner": "Train as one island of a run, until the run is over.",
+    "watch": "Show how a run stands: phase, progress, learners, merges, and what it waits for.",
+    "export": "Write the published parameters as safetensors, in a folder that transformers loads.",
     "verify": "Check a run's tapes: nothing merged twice, nothing seen too early, and more.",
     "replay": "Feed a run's recorded events to this version's cores and compare every decision.",
     "doctor": "Say whether this machine is ready to train, merge and talk to the others.",

@@ -61,6 +61,8 @@ def _detail(progress: RunProgress) -> str:
         f"{coordinator['registered']} registered, {coordinator['live']} live  "
         f"{merges} merges  {progress.trained / 1000:.0f}k tokens"
     )
+    if progress.loss == progress.loss:
+        text += f"  published loss {progress.loss:.3f}"
     waiting = status.get("waiting", "")
     return f"{text}  [yellow]{waiting}[/]" if waiting else text
 

@@ -66,6 +66,8 @@ class Boundaries(LearnerDesk):
         if at[1] <= holding.ledger.origin or at[0] <= holding.ledger.origin_step:
             empty = Reason("empty", "nothing was trained since the last one")
             self._out.append(fx.Forget(order.id, fragment, empty))
+            if self.state.phase == TRAINING:
+                holding.call = holding.call or order.call
             return
         holding.tried = holding.ledger.origin
         cut = holding.ledger.cut(order.id, fragment, holding.base, order.call, at)

@@ -45,6 +45,8 @@ class Progress:
     status: dict[str, Any] = field(default_factory=dict)
     running: int = 0
     restarts: int = 0
+    loss: float = float("nan")
+    """Held-out loss of the published parameters, when last measured."""
 
     @property
     def phase(self) -> str:

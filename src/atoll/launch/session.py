@@ -13,18 +13,12 @@ from typing import Any
 
 import torch
 
-from atoll.access.invite import read_invite
-from atoll.ferry.errors import FerryError
-from atoll.ferry.follower import follow_run
-from atoll.fragments.model import tensors_of
 from atoll.launch.folder import RunFolder
 from atoll.launch.local import LocalRun, Progress
+from atoll.launch.published import PublishedLoss
 from atoll.launch.report import Fault, Figures, Report, build_report, time_to_heal_s
 from atoll.runfile.settings import RunFile
-from atoll.train.data import Sources
-from atoll.train.model import Decoder, build_model
-from atoll.train.sources import load_sources
-from atoll.train.step import evaluate
+from atoll.store.estimate import disk_need
 
 POLL_S = 0.25
 GOODBYE_S = 60.0
@@ -53,8 +47,7 @@ class Session:
     seconds: float = 0.0
     last_status: dict[str, Any] = field(default_factory=dict)
     local: LocalRun = field(init=False)
-    _model: Decoder = field(init=False)
-    _sources: Sources = field(init=False)
+    published: PublishedLoss = field(init=False)
 
     def __post_init__(self) -> None:
         self.local = LocalRun(self.folder, self.run_file, self.new)
@@ -62,15 +55,14 @@ class Session:
     def run(self) -> Iterator[Progress]:
         """Start everything and yield how it stands, until every learner has gone."""
         torch.set_num_threads(1)
-        train = self.run_file.train
-        self._model = build_model(train.model, train.seed)
-        self._sources = load_sources(train.data, train.model.context, train.model.vocab_size)
-        self.loss_first = self._evaluate()
+        self.published = PublishedLoss(self.folder, self.run_file.train)
+        self.loss_first = self.loss_last = self.published.of_initial()
         try:
             self.local.start()
             yield from self._watch()
         finally:
             self.local.stop()
+            self.published.close()
 
     def kill(self, learner: str) -> None:
         """SIGKILL a learner, as if its machine were gone."""
@@ -89,8 +81,8 @@ class Session:
             learners=self.run_file.local.learners,
             loss_first=self.loss_first,
             loss_last=self.loss_last,
-            parameters=self._model.num_params,
-            data=self._sources.train.description,
+            parameters=self.published.num_params,
+            data=self.published.data,
             status=self.last_status,
         )
         faults = [
@@ -111,6 +103,7 @@ class Session:
     def _watch(self) -> Iterator[Progress]:
         joined_s = 0.0
         over_by_s = float("inf")
+        look_at_s = time.monotonic() + self.run_file.local.evaluate_every_s
         while not self.local.is_over and time.monotonic() < over_by_s:
             progress = self.local.poll()
             if progress.status:
@@ -118,25 +111,28 @@ class Session:
             now_s = time.monotonic()
             if progress.trained and not joined_s:
                 joined_s = now_s
+                self._say_disk_need(progress)
             if progress.phase == "ended" and over_by_s == float("inf"):
                 over_by_s = now_s + GOODBYE_S
                 self.seconds = now_s - (joined_s or self.local.began_s)
-                self.loss_last = self._evaluate_published()
+                self._look(progress)
+            elif joined_s and now_s >= look_at_s:
+                look_at_s = now_s + self.run_file.local.evaluate_every_s
+                self._look(progress)
             self.disturb(self)
             yield progress
             time.sleep(POLL_S)
 
-    def _evaluate_published(self) -> float:
-        try:
-            with follow_run(read_invite(self.folder.invite)) as follower:
-                follower.poll()
-                follower.load_into(tensors_of(self._model))
-        except FerryError as error:
-            self.local.say("follower", f"could not read the published parameters: {error}")
-            return float("nan")
-        return self._evaluate()
+    def _look(self, progress: Progress) -> None:
+        seconds = time.monotonic() - self.local.began_s
+        loss = self.published.measure(progress.trained, seconds)
+        if loss == loss:
+            self.loss_last = progress.loss = loss
+        else:
+            self.local.say("follower", self.published.trouble)
 
-    def _evaluate(self) -> float:
-        train = self.run_file.train
-        batches, size = train.num_evaluation_batches, train.batch_size
-        return evaluate(self._model, self._sources.held_out, batches, size, train.step)
+    def _say_disk_need(self, progress: Progress) -> None:
+        paces = [each["pace_s"] for each in progress.status["learners"].values() if each["pace_s"]]
+        H = self.run_file.syncer.protocol.H
+        need = disk_need(self.published.num_params, H, min(paces, default=1.0))
+        self.local.say("syncer", f"will need up to {need.sentence()}")

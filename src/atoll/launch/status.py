@@ -63,7 +63,10 @@ class Watcher:
 
 def fetch_status(invite: Invite) -> dict[str, Any]:
     """The syncer's status, or nothing when it does not answer now."""
-    return ask_status(invite)[0]
+    try:
+        return ask_status(invite)[0]
+    except RefusedHereError:
+        return {}
 
 
 def ask_status(invite: Invite) -> tuple[dict[str, Any], str]:

@@ -39,6 +39,8 @@ class LocalSettings:
     """Threads of torch in each of them."""
     min_step_s: float = 0.0
     """A step takes at least so long; keeps a small machine from being the bottleneck."""
+    evaluate_every_s: float = 30.0
+    """Time between two looks at the published parameters' held-out loss."""
     restarts: int = 20
     """How often a process that died is started again before the run gives up."""
 
@@ -46,6 +48,8 @@ class LocalSettings:
         for name in ("learners", "threads"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"local.{name} = {getattr(self, name)}: set it to 1 or more")
+        if not 0 < self.evaluate_every_s < float("inf"):
+            raise SettingsError("local.evaluate_every_s: set it to a number of seconds above 0")
         if self.restarts < 0 or not 0 <= self.min_step_s < float("inf"):
             raise SettingsError("local.restarts and local.min_step_s: set them to 0 or more")
 

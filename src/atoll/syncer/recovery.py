@@ -24,7 +24,7 @@ from atoll.merge.backends import EAGER, Backend
 from atoll.merge.chain import digest_of
 from atoll.merge.codecs import decode, encoded_bytes
 from atoll.store.records import Record
-from atoll.store.recovery import NO_STATE
+from atoll.store.recovery import NO_STATE, Recovered
 from atoll.syncer import durable as du
 from atoll.syncer.cores import Cores, Recorder
 from atoll.syncer.errors import SyncerError
@@ -91,6 +91,13 @@ def recover(
     recovered = keeper.store.recover()
     for note in (*keeper.store.notes, *recovered.notes):
         log.warning("store: %s", note)
+    return rebuild(makings, recovered, set_clock)
+
+
+def rebuild(
+    makings: Makings, recovered: Recovered, set_clock: Callable[[float], None]
+) -> OpenRun | None:
+    """The run out of what was read, which need not be owned."""
     run: OpenRun | None = None
     if recovered.state != NO_STATE:
         state = msgspec.json.decode(recovered.state, type=du.SnapshotState)
