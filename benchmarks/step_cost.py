@@ -17,6 +17,7 @@ The trainer has one torch thread; syncer and link are processes of their own on 
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -100,9 +101,7 @@ def call_s(learner: Learner | Empty) -> float:
 def figures(times_s: Sequence[float], unit: float = 1e6) -> dict[str, float]:
     p99 = quantiles(times_s, n=100)[98] if len(times_s) > 1 else times_s[0]
     plain = {"min": min(times_s), "median": median(times_s), "p99": p99, "max": max(times_s)}
-    return {name: round(unit * value, 3) for name, value in plain.items()} | {
-        "count": len(times_s)
-    }
+    return {name: round(unit * value, 3) for name, value in plain.items()} | {"count": len(times_s)}
 
 
 def show(what: str, found: dict[str, float], unit: str, verdict: str = "") -> None:
@@ -148,7 +147,7 @@ def with_tensors(num_each: int) -> dict[str, Any]:
     source, target = torch.randn(BIG_NUMEL), torch.zeros(BIG_NUMEL)
     ratios: dict[str, list[float]] = {"cut": [], "install": []}
     times: dict[str, list[float]] = {"cut": [], "install": [], "memcpy": []}
-    protocol = {"M": 1, "P": 2, "H": 8, "max_staleness": 4}
+    protocol = {"M": 1, "P": 2, "H": 48}
     with Lagoon({"protocol": protocol}) as lagoon:
         learner = atoll.join(work.model, invite=lagoon.invite, name="a")
         boundaries.last()
@@ -238,6 +237,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few repeats, nothing written")
     quick = parser.parse_args().quick
+    logging.getLogger("atoll").setLevel(logging.ERROR)  # what is dropped in trouble is no news here
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     report: dict[str, Any] = {"machine": machine(), "seed": SEED}

@@ -459,13 +459,13 @@ class Joined:
 
     def initialise(self, index: int, num_fragments: int) -> None:
         """Version 0 comes, or the first fragments of it."""
+        if not all(party.alive for party in self.parties.values()):
+            return
         process = self.processes[self.initials.pop(index)]
         if not process.alive:
             return
         for fragment in range(min(num_fragments, self.protocol.P)):
             party = self.parties[shard_party(shard_of(fragment, self.run.num_shards))]
-            if not party.alive:
-                return
             if fragment not in self.versions:
                 self.versions[fragment] = 0
                 self.watch.durable(fragment, 0)
@@ -473,6 +473,8 @@ class Joined:
             self.keep(party.name)
         if num_fragments >= self.protocol.P:
             self.tell(process.key, ev.InitialUploaded())
+        else:
+            self.initials.append(process.key)
 
     # ------------------------------------------------------------ what may happen: islands
 
@@ -559,7 +561,7 @@ class Joined:
                 self.deliver(0)
             elif self.parties[COORDINATOR].persists and self.parties[COORDINATOR].alive:
                 self.persist()
-            elif self.initials:
+            elif self.initials and all(party.alive for party in self.parties.values()):
                 self.initialise(0, self.protocol.P)
             elif self.transfers:
                 self.move(0, "done")
@@ -605,7 +607,5 @@ def check_coordinator(state: CoordinatorState) -> list[str]:
     pieces += [(-1, turn, stop) for turn, _, stop in state.leases.returned]
     if len(pieces) != len(set(pieces)):
         wrong.append("a piece of data is in two hands")
-    for lease in state.leases.held.values():
-        if lease.incarnation not in state.lives:
-            wrong.append(f"lease {lease.number} is in the hands of a life that is over")
-    return wrong
+    lost = [e.number for e in state.leases.held.values() if e.incarnation not in state.lives]
+    return wrong + [f"lease {number} is in the hands of a life that is over" for number in lost]

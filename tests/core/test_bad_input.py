@@ -36,6 +36,7 @@ from atoll.simulator.world import Conditions, World
 PROTOCOL = ProtocolSettings(M=3, P=4, H=4, K=2, beat_s=1.0, silence_s=4.0, unmerged="carry")
 RUN = RunSettings("run", "layout", 20_000, num_shards=2, dataset_items=500, lease_items=20)
 NUM_EXAMPLES = int(os.environ.get("ATOLL_BAD_INPUTS", "50"))
+NUM_TRAINING = 12
 TRUSTED = (ev.Restarted, ev.RecordRecovered, ev.MergeRecovered)
 
 Core = ShardCore | CoordinatorCore | LearnerCore
@@ -58,8 +59,8 @@ def scenes() -> tuple[tuple[str, tuple[Any, ...]], ...]:
         world.run_for(seconds)
         found.append((name, [core.snapshot() for core in at(world)]))
     world.run_for(10.0)
-    for step in range(6):
-        world.run_for(0.37)
+    for step in range(NUM_TRAINING):
+        world.run_for(0.27)
         found.append((f"training {step}", [core.snapshot() for core in at(world)]))
     world.learners["b"].cut_link()
     world.run_for(1.3)
@@ -97,13 +98,19 @@ def test_the_scenes_are_what_they_are_called() -> None:
     assert by_name["joining"][LEARNER].phase == "joining"
     assert by_name["training 0"][LEARNER].phase == "training"
     assert any(
-        f.round is not None for n in range(6) for f in by_name[f"training {n}"][SHARD].fragments
+        f.round is not None
+        for n in range(NUM_TRAINING)
+        for f in by_name[f"training {n}"][SHARD].fragments
     )
     assert any(
-        f.merge is not None for n in range(6) for f in by_name[f"training {n}"][SHARD].fragments
+        f.merge is not None
+        for n in range(NUM_TRAINING)
+        for f in by_name[f"training {n}"][SHARD].fragments
     )
     assert any(
-        h.ledger.outstanding for n in range(6) for h in by_name[f"training {n}"][LEARNER].holdings
+        h.ledger.outstanding
+        for n in range(NUM_TRAINING)
+        for h in by_name[f"training {n}"][LEARNER].holdings
     )
     assert by_name["the syncer is back"][SHARD].epoch == 2
     assert by_name["leaving"][LEARNER].phase == "leaving"
@@ -320,3 +327,120 @@ def test_one_absurdity_after_another(kind: int, data: st.DataObject, scene: int)
     for _ in range(data.draw(st.integers(2, 5))):
         event = data.draw(absurd)
         feed(core, near(core, event, data.draw))
+
+
+# ---------------------------------------------------------------- whose business it is not
+
+SAID_BY_LEARNERS = (
+    msg.Report,
+    msg.Beat,
+    msg.Leave,
+    msg.WantData,
+    msg.DataPosition,
+    ev.Disconnected,
+)
+TOLD_TO_LEARNERS = (
+    msg.Welcome,
+    msg.Begin,
+    msg.Initialise,
+    msg.Granted,
+    msg.Progress,
+    msg.Finishing,
+    msg.Ended,
+    msg.Rejected,
+    msg.Replaced,
+    msg.Call,
+    msg.Published,
+    msg.Dropped,
+    msg.Wanted,
+)
+
+
+@pytest.mark.parametrize("kind", [SHARD, COORDINATOR], ids=["shard", "coordinator"])
+@pytest.mark.parametrize("event_type", SAID_BY_LEARNERS)
+@settings(max_examples=NUM_EXAMPLES)
+@given(data=st.data(), scene=scene)
+def test_who_is_not_there_changes_nothing(
+    kind: int, event_type: type, data: st.DataObject, scene: int
+) -> None:
+    core = core_at(scene, kind)
+    before = core.snapshot()
+    event = near(core, data.draw(any_of(event_type)), data.draw)
+    who, life = data.draw(st.sampled_from([("nobody", 1), ("b", 99), ("b", 0), ("b", -1)]))
+    core.handle(before.now_s, dataclasses.replace(event, learner=who, incarnation=life))
+    assert without_time(core) == timeless(before)
+
+
+@pytest.mark.parametrize("event_type", TOLD_TO_LEARNERS)
+@settings(max_examples=NUM_EXAMPLES)
+@given(data=st.data(), scene=scene)
+def test_an_older_epoch_changes_nothing(event_type: type, data: st.DataObject, scene: int) -> None:
+    core = core_at(scene, LEARNER)
+    before = core.snapshot()
+    event = near(core, data.draw(any_of(event_type)), data.draw)
+    core.handle(before.now_s, dataclasses.replace(event, epoch=0))
+    assert without_time(core) == timeless(before)
+
+
+@pytest.mark.parametrize("event_type", [msg.Dropped, msg.Wanted, ev.Uploaded, ev.UploadFailed])
+@settings(max_examples=NUM_EXAMPLES)
+@given(data=st.data(), scene=scene)
+def test_a_cut_of_somebody_else_changes_nothing(
+    event_type: type, data: st.DataObject, scene: int
+) -> None:
+    core = core_at(scene, LEARNER)
+    before = core.snapshot()
+    event = near(core, data.draw(any_of(event_type)), data.draw)
+    number = data.draw(st.integers(1, before.next_cut))
+    whose = data.draw(st.sampled_from([("a", before.incarnation), ("b", before.incarnation + 1)]))
+    core.handle(before.now_s, dataclasses.replace(event, cut=CutId(*whose, number)))
+    assert without_time(core) == timeless(before)
+
+
+# ---------------------------------------------------------------- found so
+
+
+def scene_called(wanted: str) -> int:
+    return [called for called, _ in scenes()].index(wanted)
+
+
+def test_a_refused_message_does_not_raise_the_epoch() -> None:
+    core = core_at(scene_called("training 0"), LEARNER)
+    known = dict(core.state.epochs)
+    for message in (
+        msg.Progress(9, 1, 2, 0),
+        msg.Call(9, 0, 10**6, 0),
+        msg.Published(9, 0, -1, "", ()),
+        msg.Dropped(9, CutId("a", 1, 1), 0, "late", ""),
+        msg.Welcome(9, "b", 0, True, 2, True),
+    ):
+        effects = core.handle(core.state.now_s, message)
+        assert [type(effect) for effect in effects] == [fx.Refuse]
+        assert core.state.epochs == known
+
+
+def test_a_beat_about_a_cut_of_another_learner_is_not_answered() -> None:
+    """Else one learner could make the shard tell another that a good cut is dropped."""
+    core = core_at(scene_called("training 0"), SHARD)
+    life = core.state.roster.members["b"].incarnation
+    of_a = Cut(CutId("a", core.state.roster.members["a"].incarnation, 3), 0, 10**6, 0, 1, 1, 0, 1)
+    effects = core.handle(core.state.now_s, msg.Beat("b", life, 0.0, 0.0, (9,) * 4, (of_a,)))
+    to_a = [e for e in effects if isinstance(e, fx.Send) and "a" in e.to]
+    assert not [e for e in to_a if isinstance(e.message, msg.Dropped | msg.Wanted)]
+
+
+def test_a_welcome_to_a_thousand_million_shards_is_refused() -> None:
+    core = core_at(scene_called("joining"), LEARNER)
+    core.handle(core.state.now_s, ev.JoinAsked("b#1"))
+    welcome = msg.Welcome(1, "b", 7, False, 10**9, False, core.state.process)
+    effects = core.handle(core.state.now_s, welcome)
+    assert [effect.reason.code for effect in effects] == ["malformed"]
+    assert core.state.num_shards <= PROTOCOL.P
+
+
+def test_numbers_beyond_measure_are_malformed() -> None:
+    core = core_at(scene_called("training 0"), SHARD)
+    life = core.state.roster.members["b"].incarnation
+    for tokens in (-1, 1 << 62, 10**400):
+        effects = core.handle(core.state.now_s, msg.Report("b", life, 10**6, tokens, 1.0))
+        assert [effect.reason.code for effect in effects] == ["malformed"]

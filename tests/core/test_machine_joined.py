@@ -251,7 +251,7 @@ def recover(world: Joined, names: list[str]) -> None:
 
 
 def everybody_counts(world: Joined) -> bool:
-    """Whether work that misses its round goes into the next one; otherwise the first may win all."""
+    """Whether work that misses its round goes into the next; else the first may win all."""
     return world.protocol.unmerged == "carry" and world.protocol.max_staleness > 0
 
 

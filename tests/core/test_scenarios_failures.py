@@ -195,17 +195,19 @@ def test_the_coordinator_dies_alone_and_merging_goes_on() -> None:
 
 
 def test_leases_stand_while_the_coordinator_is_down() -> None:
-    data = {"dataset_items": 1000, "lease_items": 10}
-    run = sail([1.0, 1.0], run=data)
+    run = sail([1.0, 1.0], run={"dataset_items": 100_000, "lease_items": 10})
     run.at_rest()
     run["a"].tell(ev.DataLow(2))
     run.go(10.0)
-    held = sorted(run.world.coordinator.core.state.leases.held)
+    waiting = [each.number for each in run.world.coordinator.core.state.leases.waiting(1)]
     run.world.coordinator.kill()
     run.go(10.0)
     run.world.start_syncer()
     run.go(10.0)
-    assert set(held) <= set(run.world.coordinator.core.state.leases.held)
+    book = run.world.coordinator.core.state.leases
+    assert len(waiting) == 2
+    assert book.returned == [], "nothing is taken from anybody"
+    assert all(number not in book.held or book.held[number].incarnation == 1 for number in waiting)
 
 
 def test_a_shard_dies_alone_and_the_other_goes_on() -> None:

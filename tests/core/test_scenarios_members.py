@@ -253,6 +253,35 @@ def test_the_last_rounds_have_a_deadline_so_a_dead_learner_does_not_hold_up_the_
     run.until(lambda: run.world.coordinator.core.state.phase == "ended", 60.0)
 
 
+def test_a_round_that_is_open_at_the_budget_is_the_last_one() -> None:
+    shard = HandShard("a")
+    shard.steps(4)
+    shard(msg.Finish(30.0))
+    assert not said(shard.out, msg.Call)
+    shard.arrive("a")
+    assert said(shard.merge(), msg.FragmentFinal) == [msg.FragmentFinal(0, 1)]
+    assert not said(shard.steps(8), msg.Call)
+
+
+def test_a_merge_under_way_at_the_budget_is_followed_by_one_last_round() -> None:
+    shard = HandShard("a")
+    shard.steps(4)
+    shard.arrive("a")
+    shard(msg.Finish(30.0))
+    assert len(said(shard.merge(), msg.Call)) == 1, "without waiting for H steps"
+    shard.report("a")
+    shard.arrive("a")
+    assert said(shard.merge(), msg.FragmentFinal) == [msg.FragmentFinal(0, 2)]
+
+
+def test_a_fragment_at_rest_with_nobody_there_is_final_at_once() -> None:
+    shard = HandShard("a")
+    shard.round("a")
+    shard.lose("a")
+    assert said(shard(msg.Finish(30.0)), msg.FragmentFinal) == [msg.FragmentFinal(0, 1)]
+    assert said(shard(msg.Finish(30.0)), msg.FragmentFinal), "said again when asked again"
+
+
 def test_progress_is_monotone_counts_own_steps_and_stops_at_one() -> None:
     learner = HandLearner()
     seen = [learner.core.progress()]
@@ -261,6 +290,10 @@ def test_progress_is_monotone_counts_own_steps_and_stops_at_one() -> None:
         learner.steps(2)
         seen.append(learner.core.progress())
     learner(msg.Progress(1, 500, 0, 10_000))  # an old one, overtaken
+    learner(msg.Progress(1, 6000, 4000, 10_000))  # all own steps so far are in these
+    assert learner.core.progress() == 0.6
+    learner.steps(1)
+    assert learner.core.progress() == 0.61
     seen.append(learner.core.progress())
     assert seen[:3] == [0.0, 0.12, 0.14]
     assert seen == sorted(seen)
@@ -306,24 +339,26 @@ def test_trained_tokens_of_the_run_count_every_life_once() -> None:
 
 
 def test_leases_of_a_dead_learner_return_and_repeats_are_counted() -> None:
-    data = {"dataset_items": 1000, "lease_items": 10, "lease_s": 20.0}
+    data = {"dataset_items": 100_000, "lease_items": 10, "lease_s": 20.0}
     run = sail([1.0, 1.0], run=data)
-    run.go(5.0)
+    run.at_rest()
     for name in ("a", "b"):
         run[name].tell(ev.DataLow(2))
-    run.go(5.0)
-    book = run.world.coordinator.core.state.leases
-    assert sorted(lease.learner for lease in book.held.values()) == ["a", "a", "b", "b"]
-    lease = next(each for each in book.held.values() if each.learner == "b")
-    run["b"].tell(ev.DataTaken(lease.number, str(lease.first + 4), finished=False))
-    run.go(3.0)
+    run.go(30.0)
     run["b"].kill()
-    pieces = [(0, each.first, each.stop) for each in book.held.values() if each.learner == "b"]
+    run.go(1.0)
+    book = run.world.coordinator.core.state.leases
+    dead = [lease for lease in book.held.values() if lease.learner == "b" and not lease.done]
+    pieces = {(lease.turn, lease.stop): int(lease.safe) for lease in dead}
+    repeats = sum(int(lease.reached) - int(lease.safe) for lease in dead)
+    assert len(dead) >= 2, "two ahead"
     run.go(40.0)
     book = run.world.coordinator.core.state.leases
-    assert {each.learner for each in book.held.values()} == {"a"}
-    assert book.returned == pieces, "nothing of it was merged into every fragment"
-    assert book.repeats == 4
+    assert {each.learner for each in book.held.values()} <= {"a"}
+    again = {(turn, stop): first for turn, first, stop in book.returned}
+    again |= {(each.turn, each.stop): each.first for each in book.held.values()}
+    assert {piece: again.get(piece, safe) for piece, safe in pieces.items()} == pieces
+    assert book.repeats == repeats
 
 
 # ---------------------------------------------------------------- epochs

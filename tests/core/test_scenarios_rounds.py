@@ -467,6 +467,9 @@ def test_patience_ends_at_the_learners_own_measured_upload_time() -> None:
     assert not of(shard.wait(round.patience["b"] - shard.now_s - 0.01), fx.Merge)
     shard.wait(0.02)
     assert shard.merged_names() == ["a"], "and not a moment longer"
+    shard.merge()
+    shard.steps(4)
+    assert shard.fragment().round.patience == {}, "nor in the round after, though it did not come"
 
 
 def test_two_misses_and_a_merge_begin_the_count_anew() -> None:
@@ -493,6 +496,16 @@ def test_a_slow_link_has_two_uploads_queued_and_its_h_stretches() -> None:
     assert sum(steps) / len(steps) > 1.5 * 16, "it hands in longer cuts"
     assert run.fates("b")["merged"] > 0.75, "so most of its work is merged"
     assert run.fates("a")["merged"] > 0.93, "and it costs the others nothing"
+
+
+def test_a_learner_a_little_too_late_every_time_loses_nothing() -> None:
+    run = sail([1.0, 1.0], P=4, H=16)
+    run["b"].island = replace(run["b"].island, link=Link(0.01, bulk_s=3.0))
+    run.go(500.0)
+    late = [each for each in run.merges_since(60.0) if "b" not in each.names]
+    assert len(late) > 20, "every other round is missed"
+    assert set(run.fates("b")) <= {"merged", "in_flight", "open"}
+    assert run.fates("b")["merged"] > 0.9
 
 
 def test_a_learner_serves_the_call_that_waits_longest_and_queues_two_uploads() -> None:

@@ -10,7 +10,7 @@ import typer
 from atoll.cli.output import print_json
 from atoll.launch.export import write_model
 from atoll.launch.folder import RunFolder, invite_at
-from atoll.launch.published import newest
+from atoll.launch.parameters import newest
 from atoll.launch.status import fetch_status
 from atoll.launch.whole import refuse_taken
 from atoll.runfile.settings import read_run_file

@@ -61,7 +61,7 @@ def _checked_run(directory: Path) -> str:
 def _parse(text: str) -> Address:
     """With our own port where none is given."""
     try:
-        if ":" not in text or text.count(":") > 1 and not text.startswith("["):
+        if ":" not in text or (text.count(":") > 1 and not text.startswith("[")):
             as_ip_or_name(text)
             return Address(text, PORT)
         return parse_address(text)

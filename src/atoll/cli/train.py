@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,9 @@ def run_here(
     """Run it to its end, showing how it stands."""
     folder = RunFolder(directory)
     run, new = folder.prepare(run)
+    if folder.report.exists():
+        print("this run has ended; this is its report. --dir names another folder", file=sys.stderr)
+        return Report.read(folder.report)
     session = Session(folder, run, new, disturb)
     with RunDisplay() as display:
         for progress in session.run():

@@ -1,4 +1,4 @@
-"""`atoll watch`: how a run stands, from anywhere that its invite is. Looks only, changes nothing."""
+"""`atoll watch`: how a run stands, from anywhere that its invite is. Looks, changes nothing."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from atoll.core.ids import COORDINATOR, Cut, CutId
 from atoll.core.learner_desk import LearnerDesk
 from atoll.core.learner_state import (
     JOINING,
+    LEASES_REMEMBERED,
     LEAVING,
     NEVER,
     OVER,
@@ -30,6 +31,7 @@ from atoll.core.reasons import Reason
 
 CUTS_AT_A_BOUNDARY = 2
 UPLOADS_QUEUED = 2
+POSITIONS_SAID_AGAIN = 8
 LONGEST_RETRY_S = 60.0
 
 
@@ -301,10 +303,17 @@ class Boundaries(LearnerDesk):
                 each.finished,
             )
             others = [each for each in state.positions if each.lease != at.lease]
-            state.positions = [*others[-7:], at]
+            state.positions = [*others[1 - LEASES_REMEMBERED :], at]
             self._send((COORDINATOR,), at, Reason("data", ""))
         state.taken = []
 
     def _say_positions(self) -> None:
-        for position in self.state.positions:
+        """The newest may have been lost on the way, or by a crash of the coordinator."""
+        for position in self.state.positions[-POSITIONS_SAID_AGAIN:]:
             self._send((COORDINATOR,), position, Reason("again", ""))
+
+    def _say_position(self, lease: int) -> None:
+        """Who grants a lease again does not know that it was begun, and would grant no other."""
+        for position in self.state.positions:
+            if position.lease == lease:
+                self._send((COORDINATOR,), position, Reason("again", ""))

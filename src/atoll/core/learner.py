@@ -20,6 +20,7 @@ from atoll.core.ids import COORDINATOR
 from atoll.core.learner_state import (
     APART,
     JOINING,
+    LEASES_REMEMBERED,
     LEAVING,
     NEVER,
     OVER,
@@ -30,8 +31,6 @@ from atoll.core.learner_state import (
 )
 from atoll.core.reasons import Reason
 from atoll.core.settings import ProtocolSettings
-
-LEASES_REMEMBERED = 64
 
 
 class LearnerCore(Boundaries):
@@ -275,6 +274,7 @@ class LearnerCore(Boundaries):
             self._refuse("malformed", f"lease {event.lease} from {event.first} to {event.stop}")
             return
         if event.lease in self.state.leases:
+            self._say_position(event.lease)
             return
         self.state.leases = [*self.state.leases, event.lease][-LEASES_REMEMBERED:]
         reason = Reason("granted", f"lease {event.lease}")

@@ -16,6 +16,9 @@ TRAINING = "training"
 LEAVING = "leaving"
 OVER = "over"
 
+LEASES_REMEMBERED = 64
+"""Leases, and positions in them, that a learner can tell from new ones."""
+
 
 @dataclass(slots=True)
 class CutOrdered:

@@ -132,13 +132,19 @@ class Rounds(ShardDesk):
 
     def _abandon(self, fragment: Fragment, reason: Reason) -> None:
         assert fragment.round is not None
-        for name, cut in sorted(fragment.round.arrived.items()):
-            fragment.fallback[name] = cut
+        for _, cut in sorted(fragment.round.arrived.items()):
+            self._keep_for_later(fragment, cut)
         last, fragment.round = fragment.round.last, None
         self.state.tally.abandoned += 1
         self._out.append(fx.Note(reason))
         if last:
             self._finalize(fragment)
+
+    def _keep_for_later(self, fragment: Fragment, cut: Cut) -> None:
+        """A cut missed its version: it waits, unless a newer one of its learner does."""
+        newer = fragment.fallback.setdefault(cut.id.learner, cut)
+        if newer is not cut:
+            self._drop(cut, Reason("replaced", f"the newer cut {newer.id} holds its work"))
 
     # ------------------------------------------------------------ merges
 
@@ -196,9 +202,7 @@ class Rounds(ShardDesk):
             self._ask_merge(fragment, good, merge.thin, merge.reason)
             return
         for cut in good:
-            kept = fragment.fallback.setdefault(cut.id.learner, cut)
-            if kept is not cut:
-                self._drop(cut, Reason("replaced", f"the newer cut {kept.id} holds its work"))
+            self._keep_for_later(fragment, cut)
         self.state.tally.abandoned += 1
         if fragment.last_called:
             self._finalize(fragment)

@@ -106,7 +106,10 @@ class ShardDesk:
         if seat is None:
             return Reason("stale_incarnation", f"no present life of {cut.id.learner}")
         through = seat.through[self._index(fragment.number)]
-        return refusal(cut, fragment, seat, through, self.settings)
+        reason = refusal(cut, fragment, seat, through, self.settings)
+        if not reason.code and cut.id.number <= seat.dropped.get(fragment.number, 0):
+            return Reason("dropped", f"{cut.id} or a newer one was dropped before")
+        return reason
 
     def _connected_names(self) -> tuple[str, ...]:
         members = self.state.roster.members
@@ -141,9 +144,16 @@ class ShardDesk:
     def _drop(self, cut: Cut, reason: Reason, tell: bool = True) -> None:
         dropped = self.state.tally.dropped
         dropped[reason.code] = dropped.get(reason.code, 0) + 1
+        self._keep_dropped(cut)
         self._out.append(fx.Discard(cut.id, cut.fragment, reason))
         if tell:
             self._tell_dropped(cut, reason)
+
+    def _keep_dropped(self, cut: Cut) -> None:
+        """A fate is final: a second upload of the same cut must not bring it back."""
+        fragment, seat = self._fragment(cut.fragment), self.state.seats.get(cut.id.learner)
+        if fragment is not None and seat is not None and not self._refusal(cut, fragment).code:
+            seat.dropped[fragment.number] = cut.id.number
 
     def _tell_dropped(self, cut: Cut, reason: Reason) -> None:
         """Tell a fate, unless it stands in a version that the learner is about to install."""

@@ -13,7 +13,10 @@ from atoll.core.schedule import Schedule
 
 @dataclass(slots=True)
 class Seat:
-    """What a shard keeps of one life of a learner; lists are by index of its own fragments."""
+    """What a shard keeps of one life of a learner; lists are by index of its own fragments.
+
+    `dropped` is the newest cut of a fragment that was dropped though it might have been merged.
+    """
 
     incarnation: int
     through: list[int]
@@ -23,6 +26,7 @@ class Seat:
     arrive_s: float = 0.0
     fetch_s: float = 0.0
     left: bool = False
+    dropped: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -141,10 +141,10 @@ class Ferry:
         now_s = time.monotonic()
         effects = self.core.handle(now_s, event)
         self._tape.record(now_s, event, effects)
-        for effect in effects:
-            self._carry_out(effect)
         state = self.core.state
         self.mailbox.incarnation = state.incarnation
+        for effect in effects:
+            self._carry_out(effect)
         figures = Figures(state.trained, state.counted, state.budget, state.life_position)
         if figures != self.mailbox.figures:
             self.mailbox.figures = figures
@@ -184,7 +184,7 @@ class Ferry:
     def _say(self, effect: fx.Effect) -> None:
         match effect:
             case fx.UseLease():
-                self.mailbox.leases.append(effect.lease)
+                self.mailbox.lend(effect.lease)
             case fx.Joined():
                 self.mailbox.joined = True
                 self.mailbox.news.set()

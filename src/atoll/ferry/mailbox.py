@@ -81,9 +81,11 @@ class Mailbox:
     inbox: queue.SimpleQueue[object] = field(default_factory=queue.SimpleQueue)
     """What the ferry is told: events, boundaries, results of transfers."""
     jobs: deque[Job] = field(default_factory=deque)
-    leases: deque[Granted] = field(default_factory=deque)
+    leases: deque[tuple[int, Granted]] = field(default_factory=deque)
+    """Leases that were granted, each with the life of this learner that it was granted to."""
     news: threading.Event = field(default_factory=threading.Event)
-    """Set by the ferry when there may be something to do; only join and close wait for it."""
+    """Set by the ferry when there may be something to do; only join, close and whoever has no
+    data at all yet wait for it."""
     figures: Figures = field(default_factory=Figures)
     joined: bool = False
     incarnation: int = 0
@@ -106,6 +108,11 @@ class Mailbox:
             if not job.withdrawn:
                 taken.append(job)
         return taken
+
+    def lend(self, granted: Granted) -> None:
+        """The ferry leaves a lease for whoever reads data."""
+        self.leases.append((self.incarnation, granted))
+        self.news.set()
 
     def end(self, reason: Reason, failed: bool) -> None:
         """This learner takes no further part."""

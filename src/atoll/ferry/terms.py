@@ -19,6 +19,15 @@ STRATEGIES = ("balanced", "layer", "strided")
 
 
 @dataclass(frozen=True, slots=True)
+class DataTerms:
+    """How the run deals out data; all zero when learners bring their own."""
+
+    dataset_items: int = 0
+    num_streams: int = 0
+    leases_ahead: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class RunTerms:
     """How this run is run; the same for every learner."""
 
@@ -28,6 +37,7 @@ class RunTerms:
     num_shards: int = 1
     strategy: Strategy = "balanced"
     seed: int = 0
+    data: DataTerms = DataTerms()
 
 
 def terms_from(plain: object) -> RunTerms:
@@ -46,7 +56,13 @@ def terms_from(plain: object) -> RunTerms:
         _whole(plain, "num_shards", 1),
         _strategy(plain),
         _whole(plain, "seed", 0),
+        _data(_table(plain, "data")),
     )
+
+
+def _data(plain: Mapping[str, Any]) -> DataTerms:
+    items, streams = _whole(plain, "dataset_items", 0), _whole(plain, "num_streams", 0)
+    return DataTerms(items, streams, _whole(plain, "leases_ahead", 1))
 
 
 def _table(plain: Mapping[str, Any], key: str) -> Mapping[str, Any]:

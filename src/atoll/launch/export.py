@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from atoll.fragments import Layout
-from atoll.launch.published import Parameters
+from atoll.launch.parameters import Parameters
 from atoll.launch.whole import whole_folder
 from atoll.runfile.settings import RunFile
 from atoll.train.model import build_model, to_hf_config, to_hf_state

@@ -81,6 +81,23 @@ class RunFolder:
         """The last report."""
         return self.root / "report.json"
 
+    @property
+    def sessions(self) -> Path:
+        """Wall time of each session: a run that is interrupted goes on in another one."""
+        return self.root / "sessions.jsonl"
+
+    def add_seconds(self, seconds: float) -> None:
+        """A session is over."""
+        with self.sessions.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"seconds": round(seconds, 2)}) + "\n")
+
+    def seconds(self) -> float:
+        """Wall time of all sessions."""
+        result = 0.0
+        for line in self.sessions.read_text(encoding="utf-8").splitlines():
+            result += float(json.loads(line)["seconds"])
+        return result
+
     def metrics(self, learner: str) -> Path:
         """Where a learner writes a line for each step."""
         return self.root / "learners" / learner / "metrics.jsonl"

@@ -1,100 +1,75 @@
-"""The published parameters of a run: from its syncer, or from its state when nobody serves it.
+"""The held-out loss of the published parameters, measured while a run goes on.
 
-Looks only: comes in as an observer, or reads the store without owning it. What is read from the
-store is replayed and held against the digests that were published.
+Read by a follower that cannot change anything; one line of JSON for each measurement. A syncer that
+does not answer costs a measurement, not the run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+import json
 
-import torch
-from torch import Tensor
-
-from atoll.access.invite import Invite
+from atoll.access.invite import read_invite
 from atoll.ferry.errors import FerryError
-from atoll.ferry.follower import follow_run
-from atoll.fragments import Layout
-from atoll.fragments.access import scatter_
+from atoll.ferry.follower import Follower, follow_run
+from atoll.fragments.model import tensors_of
 from atoll.launch.folder import RunFolder
-from atoll.merge.chain import Published
-from atoll.store.errors import StoreError
-from atoll.store.runs import read_run
-from atoll.syncer.recovery import Makings, rebuild
-from atoll.syncer.settings import read_settings
+from atoll.train.model import build_model
+from atoll.train.settings import TrainSettings
+from atoll.train.sources import load_sources
+from atoll.train.step import evaluate
 
-FOLLOW_S = 60.0
-
-
-class NotPublishedError(ValueError):
-    """The parameters cannot be had. Says why, and what to do."""
+POLL_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """All tensors that are merged, by canonical name, and the version of each fragment."""
+class PublishedLoss:
+    """`measure` at every look; `trouble` says why the last one gave no number."""
 
-    run: str
-    layout: Layout
-    tensors: dict[str, Tensor]
-    versions: tuple[int, ...]
-    source: Literal["syncer", "store"]
+    def __init__(self, folder: RunFolder, train: TrainSettings):
+        self.trouble = ""
+        self._folder = folder
+        self._train = train
+        self._model = build_model(train.model, train.seed)
+        self._sources = load_sources(train.data, train.model.context, train.model.vocab_size)
+        self._follower: Follower | None = None
 
+    @property
+    def num_params(self) -> int:
+        """Parameters of the model."""
+        return self._model.num_params
 
-def from_syncer(invite: Invite) -> Parameters:
-    """Ask the syncer that an invite leads to."""
-    try:
-        with follow_run(invite, FOLLOW_S) as follower:
-            follower.poll(FOLLOW_S)
-            layout = follower.layout
-            parts = [follower.published(fragment) for fragment in range(layout.num_fragments)]
-            return _together(invite.run, layout, parts, "syncer")
-    except FerryError as error:
-        raise NotPublishedError(
-            f"cannot fetch run {invite.run!r}: {error}; start its syncer, or name its run folder "
-            "on the machine where it was"
-        ) from error
+    @property
+    def data(self) -> str:
+        """What is trained on, in words."""
+        return self._sources.train.description
 
+    def of_initial(self) -> float:
+        """Of the weights that the seed draws."""
+        return self._evaluate()
 
-def from_store(folder: RunFolder) -> Parameters:
-    """Read a run folder; nobody has to run, and nobody who does is disturbed."""
-    settings = read_settings(folder.syncer_settings)
-    name = settings.run.run
-    now = [0.0]
+    def measure(self, tokens: int, seconds: float) -> float:
+        """Of the newest published versions; not-a-number where they could not be had."""
+        try:
+            if self._follower is None:
+                self._follower = follow_run(read_invite(self._folder.invite), POLL_S)
+            self._follower.poll(POLL_S)
+            self._follower.load_into(tensors_of(self._model))
+        except FerryError as error:
+            self.trouble = f"could not read the published parameters: {error}"
+            self.close()
+            return float("nan")
+        loss = self._evaluate()
+        line = json.dumps({"tokens": tokens, "seconds": round(seconds, 1), "loss": loss})
+        with (self._folder.root / "published.jsonl").open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+        return loss
 
-    def set_clock(at_s: float) -> None:
-        now[0] = max(now[0], at_s)
+    def close(self) -> None:
+        """Let the follower go."""
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
 
-    try:
-        recovered = read_run(folder.state, name)
-        run = rebuild(Makings(settings, lambda: now[0]), recovered, set_clock)
-    except StoreError as error:
-        raise NotPublishedError(f"cannot read run {name!r} in {folder.root}: {error}") from error
-    states = {} if run is None else run.vault.states()
-    if run is None or len(states) < run.vault.layout.num_fragments:
-        raise NotPublishedError(
-            f"run {name!r} has no whole version 0 yet ({len(states)} of {settings.protocol.P} "
-            "fragments): let learners join first"
-        )
-    parts = [states[fragment].published for fragment in range(len(states))]
-    return _together(name, run.vault.layout, parts, "store")
-
-
-def newest(path: Path, folder: RunFolder, invite: Invite, is_served: bool) -> Parameters:
-    """From the syncer where it answers, else from the run folder."""
-    if is_served or not path.is_dir():
-        return from_syncer(invite)
-    if not folder.syncer_settings.exists():
-        raise NotPublishedError(f"the run in {folder.root} has not begun: start its syncer")
-    return from_store(folder)
-
-
-def _together(
-    run: str, layout: Layout, parts: list[Published], source: Literal["syncer", "store"]
-) -> Parameters:
-    tensors = {spec.name: torch.empty(spec.shape) for spec in layout.tensors}
-    for fragment, part in enumerate(parts):
-        scatter_(layout, fragment, part.values, tensors)
-    return Parameters(run, layout, tensors, tuple(part.version for part in parts), source)
+    def _evaluate(self) -> float:
+        train = self._train
+        batches, size = train.num_evaluation_batches, train.batch_size
+        return evaluate(self._model, self._sources.held_out, batches, size, train.step)

@@ -68,6 +68,13 @@ class Report:
         beside.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         beside.replace(path)
 
+    @staticmethod
+    def read(path: Path) -> Report:
+        """A report that was written."""
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain["fault_list"] = [Fault(**fault) for fault in plain["fault_list"]]
+        return Report(**plain)
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:

@@ -44,7 +44,8 @@ class Session:
     killed: list[Killed] = field(default_factory=list)
     loss_first: float = float("nan")
     loss_last: float = float("nan")
-    seconds: float = 0.0
+    joined_s: float = 0.0
+    ended_s: float = 0.0
     last_status: dict[str, Any] = field(default_factory=dict)
     local: LocalRun = field(init=False)
     published: PublishedLoss = field(init=False)
@@ -61,6 +62,7 @@ class Session:
             self.local.start()
             yield from self._watch()
         finally:
+            self.folder.add_seconds(self._seconds())
             self.local.stop()
             self.published.close()
 
@@ -77,7 +79,7 @@ class Session:
         figures = Figures(
             run=self.run_file.name,
             run_dir=self.folder.root,
-            seconds=self.seconds,
+            seconds=self.folder.seconds(),
             learners=self.run_file.local.learners,
             loss_first=self.loss_first,
             loss_last=self.loss_last,
@@ -101,7 +103,6 @@ class Session:
     # ------------------------------------------------------------ inside
 
     def _watch(self) -> Iterator[Progress]:
-        joined_s = 0.0
         over_by_s = float("inf")
         look_at_s = time.monotonic() + self.run_file.local.evaluate_every_s
         while not self.local.is_over and time.monotonic() < over_by_s:
@@ -109,19 +110,23 @@ class Session:
             if progress.status:
                 self.last_status = progress.status
             now_s = time.monotonic()
-            if progress.trained and not joined_s:
-                joined_s = now_s
+            if progress.trained and not self.joined_s:
+                self.joined_s = now_s
                 self._say_disk_need(progress)
             if progress.phase == "ended" and over_by_s == float("inf"):
                 over_by_s = now_s + GOODBYE_S
-                self.seconds = now_s - (joined_s or self.local.began_s)
+                self.ended_s = now_s
                 self._look(progress)
-            elif joined_s and now_s >= look_at_s:
+            elif self.joined_s and now_s >= look_at_s:
                 look_at_s = now_s + self.run_file.local.evaluate_every_s
                 self._look(progress)
             self.disturb(self)
             yield progress
             time.sleep(POLL_S)
+
+    def _seconds(self) -> float:
+        """Wall time of this session, from when learners trained to the run's end or the stop."""
+        return (self.ended_s or time.monotonic()) - self.joined_s if self.joined_s else 0.0
 
     def _look(self, progress: Progress) -> None:
         seconds = time.monotonic() - self.local.began_s

@@ -79,7 +79,7 @@ def ask_status(invite: Invite) -> tuple[dict[str, Any], str]:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, RefusedHereError):
                 raise
-            whys.append(f"{address}: {error or type(error).__name__}")
+            whys.append(f"{address}: {str(error) or type(error).__name__}")
     return {}, "; ".join(whys)
 
 

@@ -4,17 +4,20 @@ Parameters change only inside `join()` and `Learner.step()`. `step()` never bloc
 `close()` may, each with a deadline and a reason.
 """
 
-from atoll.learner.errors import FerryDiedError, JoinError, LearnerOverError
+from atoll.learner.errors import DataError, FerryDiedError, JoinError, LearnerOverError
 from atoll.learner.joining import IslandOptions, join
 from atoll.learner.learner import Learner
 from atoll.learner.schedule import lr_lambda
+from atoll.learner.shards import Shard
 
 __all__ = [
+    "DataError",
     "FerryDiedError",
     "IslandOptions",
     "JoinError",
     "Learner",
     "LearnerOverError",
+    "Shard",
     "join",
     "lr_lambda",
 ]

@@ -13,4 +13,8 @@ class InstallUndoneError(FerryError):
     """The optimizer wrote old values over installed ones."""
 
 
-__all__ = ["FerryDiedError", "InstallUndoneError", "JoinError", "LearnerOverError"]
+class DataError(FerryError, ValueError):
+    """The data cannot be read as asked; the message has the fix."""
+
+
+__all__ = ["DataError", "FerryDiedError", "InstallUndoneError", "JoinError", "LearnerOverError"]

@@ -11,7 +11,8 @@ import atexit
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,11 +21,14 @@ from typing import Any, Self
 from torch import Tensor
 
 from atoll.core import events as ev
+from atoll.core.order import EpochOrder
 from atoll.ferry.ferry import Ferry
 from atoll.ferry.island import Island
 from atoll.ferry.mailbox import Crossed, Job, Mailbox
-from atoll.learner.errors import FerryDiedError, LearnerOverError
+from atoll.learner.batches import Batches, Orders, loader_for
+from atoll.learner.errors import DataError, FerryDiedError, LearnerOverError
 from atoll.learner.later import Later, Scalar
+from atoll.learner.shards import Shard, Shards
 from atoll.learner.undone import UndoneCheck
 
 PACE_SHARE = 0.2
@@ -56,6 +60,8 @@ class Learner:
         self._later = Later()
         self._left: tuple[Job, ...] = ()
         self._check = UndoneCheck(island.layout, island.tensors)
+        self._data: Batches | Shards | None = None
+        self._taken: deque[tuple[int, ev.DataTaken]] = deque()
         self._pid = os.getpid()
         self._closed = False
         self.restored = False
@@ -75,6 +81,8 @@ class Learner:
         counters = self._counters
         if applied:
             self._count(tokens, loss)
+            if self._data is not None:
+                self._acknowledge(self._data)
             if not self._check.decided:
                 self._check.stepped()
         jobs = mailbox.jobs
@@ -82,11 +90,30 @@ class Learner:
             self._boundary()
         else:
             mailbox.inbox.put(Crossed(counters.step, counters.tokens, counters.pace_s))
-        if mailbox.over is not None:
-            if mailbox.failed:
-                raise LearnerOverError(str(mailbox.over))
-            return False
-        return True
+        if self._data is not None and self._data.wants and not self._taken:
+            self._data.ask()  # after the boundary, so that the positions it tells come first
+        return self._is_on()
+
+    def _is_on(self) -> bool:
+        """Whether the run goes on with this learner; raises when it ended as it should not."""
+        mailbox = self._mailbox
+        if mailbox.cause is not None:
+            mailbox.check()
+        if mailbox.over is not None and mailbox.failed:
+            raise LearnerOverError(str(mailbox.over))
+        return mailbox.over is None and not self._closed
+
+    def _acknowledge(self, data: Batches | Shards) -> None:
+        """This step was done on what the loop was given since the last one.
+
+        Told once the step's tokens are known: what is merged up to them then holds the step.
+        """
+        counters = self._counters
+        for taken in data.acknowledge():
+            self._taken.append((counters.step, taken))
+        known_step = counters.step - len(self._later)
+        while self._taken and self._taken[0][0] <= known_step:
+            self._mailbox.inbox.put(self._taken.popleft()[1])
 
     def _count(self, tokens: Scalar, loss: Scalar | None) -> None:
         counters = self._counters
@@ -131,6 +158,57 @@ class Learner:
         self._mailbox.check()
         raise LearnerOverError("this learner was closed; join again to take part")
 
+    # ------------------------------------------------------------ data
+
+    def batches(
+        self,
+        data: Any,
+        batch_size: int = 0,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        **options: Any,
+    ) -> Iterator[Any]:
+        """Batches of a map-style data set (or of a DataLoader over one) until the run is over.
+
+        Items come from the run's leases, so that all learners together make passes over the data;
+        `[run] dataset_items` must be `len(data)`, the same for everybody. `step()` acknowledges
+        all batches that were handed out before it. Only the first batch may wait for a lease, at
+        most `FIRST_LEASE_S`. Should leases run out later, the loop goes on with items in an order
+        of this life's own, counted in `repeated_items`. Without leases in the run, that is all.
+
+        `options` go to `torch.utils.data.DataLoader` (pin_memory, worker_init_fn, ...).
+        """
+        terms = self._ferry.passage.terms.data
+        if terms.num_streams:
+            raise DataError(
+                f"this run leases {terms.num_streams} streams, not items of a data set: use "
+                "learner.shards, or set num_streams = 0 and dataset_items in [run]"
+            )
+        reader = self._data if isinstance(self._data, Batches) else None
+        reader = reader or Batches(self._mailbox, self._is_on, terms)
+        seeds = self._seed("data"), self.data_seed
+        options = {"collate_fn": collate, "num_workers": num_workers, **options}
+        loader, num_items = loader_for(data, reader, batch_size, options)
+        orders = Orders(*(EpochOrder(num_items, seed) for seed in seeds))
+        self._data = reader.begin(orders)
+        return reader.read(loader)
+
+    def shards(self, num_streams: int) -> Iterator[Shard]:
+        """Streams of data that this learner is to read, one after another, until the run is over.
+
+        `num_streams` must be the run's `[run] num_streams`. See `Shard` for how to read one.
+        """
+        reader = self._data if isinstance(self._data, Shards) else None
+        reader = reader or Shards(self._mailbox, self._is_on, self._ferry.passage.terms.data)
+        self._data = reader.begin(num_streams)
+        return reader.read()
+
+    @property
+    def repeated_items(self) -> int:
+        """Items trained from an order of this life's own because no lease was at hand."""
+        return self._data.repeats if isinstance(self._data, Batches) else 0
+
     # ------------------------------------------------------------ beside the loop
 
     @contextmanager
@@ -167,8 +245,11 @@ class Learner:
     @property
     def data_seed(self) -> int:
         """For this life's own data order: differs between learners and between lives."""
+        return self._seed(f"{self._ferry.passage.name}/{self.incarnation}")
+
+    def _seed(self, use: str) -> int:
         passage = self._ferry.passage
-        text = f"{passage.terms.seed}/{passage.door.run}/{passage.name}/{self.incarnation}"
+        text = f"{passage.terms.seed}/{passage.door.run}/{use}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ What is not in it has its default; the syncer writes all of them to run.toml whe
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from atoll.core.settings import SettingsError
 
 BUDGETS = {"tiny": 2_000_000, "micro": 5_000_000, "small": 20_000_000}

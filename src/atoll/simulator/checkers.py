@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from atoll.core.hand import Span
 from atoll.core.ids import Cut, CutId
+from atoll.core.leases import LeaseBook
 from atoll.core.messages import Published
 from atoll.core.shard_state import ShardState
 
@@ -22,6 +24,8 @@ class Watch:
     versions: dict[int, int] = field(default_factory=dict)
     digests: dict[tuple[int, int], str] = field(default_factory=dict)
     num_merges: int = 0
+    items: dict[tuple[int, int], list[tuple[str, int, int]]] = field(default_factory=dict)
+    """Who trained an index of a pass: learner, life, and its own count of tokens after the step."""
 
     def merged(self, cut: Cut, version: int) -> None:
         """A cut was put into a durable version."""
@@ -60,3 +64,24 @@ class Watch:
                     f"fragment {fragment.number} came back at {fragment.version}, "
                     f"durable was {versions.get(fragment.number, -1)}"
                 )
+
+    def trained(self, learner: str, incarnation: int, tokens: int, spans: tuple[Span, ...]) -> int:
+        """A step was done on these items; how many they are."""
+        num_items = 0
+        for span in spans:
+            num_items += span.stop - span.first
+            for index in range(span.first, span.stop):
+                by = self.items.setdefault((span.turn, index), [])
+                by.append((learner, incarnation, tokens))
+        return num_items
+
+    def lost_items(self, book: LeaseBook, turn: int = 0) -> list[int]:
+        """Indices of a pass that nobody has trained and that nobody will be given."""
+        ahead = [(held.turn, int(held.safe), held.stop) for held in book.held.values()]
+        ahead += book.returned
+        if book.turn == turn:
+            ahead.append((turn, book.next_index, book.items))
+        coming = {i for at, first, stop in ahead if at == turn for i in range(first, stop)}
+        if book.turn < turn:
+            return []
+        return [i for i in range(book.items) if i not in coming and (turn, i) not in self.items]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from atoll.core import effects as fx
 from atoll.core import events as ev
+from atoll.core.hand import LeaseHand
 from atoll.core.ids import COORDINATOR, Cut
 from atoll.core.learner import LearnerCore
 from atoll.core.learner_state import JOINING, LEAVING, OVER, TRAINING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from atoll.simulator.world import World
 
 RECONNECT_S = 0.5
+ITEMS_PER_STEP = 4
+"""Items of the data set that a simulated step trains on."""
 
 
 class LearnerNode:
@@ -41,6 +44,8 @@ class LearnerNode:
         self.pace_s = 0.0
         self.waiting: list[Callable[[], None]] = []
         self.over_code = ""
+        self.hand = LeaseHand()
+        self.repeats = 0
 
     # ------------------------------------------------------------ the process
 
@@ -55,6 +60,7 @@ class LearnerNode:
         self.step = self.tokens = 0
         self.pace_s = 0.0
         self.over_code = ""
+        self.hand, self.repeats = LeaseHand(), 0
         self.world.payload.start(self.name)
         self.tell(ev.JoinAsked(f"{self.name}#{self.life}"))
         self._schedule_step()
@@ -135,6 +141,11 @@ class LearnerNode:
                 self._connect(effect.party)
             case fx.UploadInitial():
                 self._upload_initial()
+            case fx.UseLease():
+                self.hand.begin_life(self.core.state.incarnation)
+                self.hand.take(effect.lease)
+            case fx.Joined() if self.world.run.dataset_items:
+                self._later(0.0, self._ask_for_data)
             case fx.Over():
                 self.over_code = effect.reason.code
                 self.drop_connections("left", told=False)
@@ -156,6 +167,7 @@ class LearnerNode:
                 self.tokens += self.world.payload.step(self.name)
                 self.step += 1
                 self._pace()
+                self._use_data()
             if phase in (TRAINING, LEAVING):
                 self._boundary()
         self._schedule_step()
@@ -163,6 +175,24 @@ class LearnerNode:
     def _pace(self) -> None:
         self.pace_s = self.pace_s or self.island.step_s
         self.pace_s += 0.2 * (self.island.step_s - self.pace_s)
+
+    def _use_data(self) -> None:
+        """The step was done on what is in hand; what is missing is taken from data seen before."""
+        if not self.world.run.dataset_items:
+            return
+        state = self.core.state
+        self.hand.begin_life(state.incarnation)
+        spans = self.hand.draw(ITEMS_PER_STEP)
+        self.hand.give(spans)
+        life_tokens = self.tokens - state.life_position
+        num_items = self.world.watch.trained(self.name, state.incarnation, life_tokens, spans)
+        self.repeats += ITEMS_PER_STEP - num_items
+        for taken in self.hand.acknowledge():
+            self.tell(taken)
+
+    def _ask_for_data(self) -> None:
+        self.hand.wants = False
+        self.tell(ev.DataLow(self.world.run.leases_ahead))
 
     def _boundary(self) -> None:
         for _, install in sorted(self.installs.items()):
@@ -172,6 +202,8 @@ class LearnerNode:
         cuts, installs = tuple(sorted(self.cuts)), tuple(sorted(self.installs))
         self.cuts, self.installs = {}, {}
         self.tell(ev.Boundary(self.step, self.tokens, self.pace_s, cuts, installs))
+        if self.hand.wants:
+            self._ask_for_data()
 
     # ------------------------------------------------------------ the network
 

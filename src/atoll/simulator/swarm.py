@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from atoll.core.coordinator import RunSettings
-from atoll.core.learner_state import OVER
+from atoll.core.learner_state import OVER, TRAINING
 from atoll.core.settings import ProtocolSettings
 from atoll.simulator.checkers import Violation
 from atoll.simulator.learner_node import LearnerNode
@@ -46,6 +46,7 @@ def run_seed(seed: int, faults_s: float = 240.0) -> Outcome:
         _heal(world)
         _expect_progress(world)
         _expect_balance(world)
+        _expect_data(world)
     except (AssertionError, KeyError, IndexError, ValueError) as error:
         outcome.failure = f"{type(error).__name__}: {error}"
     outcome.merges, outcome.events = world.watch.num_merges, world.counts.events
@@ -267,3 +268,16 @@ def _expect_balance(world: World) -> None:
             off = holding.ledger.balance(node.core.state.tokens)
             if off:
                 raise Violation(f"{node.name}, fragment {holding.number}: {off} tokens off")
+
+
+def _expect_data(world: World) -> None:
+    """No index of the first pass is lost, and everybody who trains has leases again."""
+    if not world.run.dataset_items:
+        return
+    book = world.coordinator.core.state.leases
+    lost = world.watch.lost_items(book)
+    if lost:
+        raise Violation(f"{len(lost)} items of the first pass are nobody's, the first is {lost[0]}")
+    for node in world.learners.values():
+        if node.core.state.phase == TRAINING and not node.hand.held:
+            raise Violation(f"{node.name} trains without a lease, {len(book.held)} are held")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from atoll.core.effects import InstallOrder, Merge
 from atoll.core.ids import Cut
+from atoll.core.order import EpochOrder
 from atoll.fragments.access import gather, scatter_
 from atoll.fragments.layout import Layout
 from atoll.fragments.model import tensors_of
@@ -22,7 +23,6 @@ from atoll.merge.codecs import Codec, decode, encode
 from atoll.merge.merge import Contribution, FragmentMerger, FragmentState, MergeSettings
 from atoll.train.data import Sources, load_batch
 from atoll.train.model import build_model
-from atoll.train.order import EpochOrder
 from atoll.train.schedule import learning_rate_at
 from atoll.train.settings import TrainSettings
 from atoll.train.step import build_optimizer, evaluate, set_learning_rate, train_step

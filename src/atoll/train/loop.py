@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from atoll.core.order import EpochOrder
 from atoll.train.data import Sources, load_batch
 from atoll.train.model import Decoder
-from atoll.train.order import EpochOrder
 from atoll.train.schedule import learning_rate_at
 from atoll.train.settings import TrainSettings
 from atoll.train.step import build_optimizer, evaluate, set_learning_rate, train_step
