@@ -1,7 +1,7 @@
 """What `Learner.step()` costs the training thread, in a real run with a real syncer process.
 
-* Nothing is due: microseconds of a call, between steps of about a millisecond of tensor work, beside
-  calls of an empty method timed in the same way (what the clock and the machine add).
+* Nothing is due: microseconds of a call, between steps of about a millisecond of tensor work,
+  beside calls of an empty method timed in the same way (what the clock and the machine add).
   Aim: a median of at most 20 us.
 * A cut or an install of 32 MiB is due: as multiples of `memcpy`, torch's copy of as many bytes
   between two buffers, timed after each such step. Aims: 1.5 for a cut, 3 for an install. The first

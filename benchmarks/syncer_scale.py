@@ -6,9 +6,9 @@ version without decoding it. Every round waits for all M. Nothing is trained, so
 scripted side and the disk are all that there is; processor time says which of them was the limit.
 
 Per M: contributions merged per second, bytes per second in and out, and the seconds from a closed
-round to a durable merge. With fragments of 64 Ki parameters the protocol's own cost shows, with 4 Mi
-the bytes'. Merges are those of an eager backend with one thread. There is no aim: the bound is two
-processes on these cores.
+round to a durable merge. With fragments of 64 Ki parameters the protocol's own cost shows, with
+4 Mi the bytes'. Merges are those of an eager backend with one thread. There is no aim: the bound is
+two processes on these cores.
 
     python benchmarks/syncer_scale.py [--quick] [--learners 2 4 8 16 32] [--seconds 12]
 """

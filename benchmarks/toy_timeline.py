@@ -6,7 +6,8 @@ and tau:
 
     participation  learners in a merge / learners live, late cuts of earlier rounds included
     on time        the same, only cuts made for this very round
-    effective H    steps of the fastest learners between two merges of a fragment
+    effective H    seconds, that is steps of the fastest learners, between two calls of a fragment
+    slow rounds    rounds that took longer than H from call to merge
     solo, thin     merges of one learner alone, and merges below the token share
     work merged    merged / (merged + dropped) tokens, as the learners' ledgers have them
 
@@ -19,6 +20,7 @@ the mean over seeds, the spread in brackets is from the least to the greatest se
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,15 +84,16 @@ class Seen:
     """What one run showed after its first rounds."""
 
     merges: list[fx.Merge] = field(default_factory=list)
-    merged_at_s: dict[int, list[float]] = field(default_factory=dict)
+    called_at_s: dict[int, list[float]] = field(default_factory=dict)
+    took_s: list[float] = field(default_factory=list)
     taus: list[int] = field(default_factory=list)
     work: tuple[int, int] = (0, 0)
 
     def figures(self) -> dict[str, float]:
         gaps = [
             later - sooner
-            for times in self.merged_at_s.values()
-            for sooner, later in zip(times, times[1:], strict=False)
+            for times in self.called_at_s.values()
+            for sooner, later in itertools.pairwise(times)
         ]
         num = len(self.merges)
         on_time = [sum(p.cut.call == m.round for p in m.parts) / M for m in self.merges]
@@ -100,6 +103,7 @@ class Seen:
             "on_time": mean(on_time),
             "effective_H": mean(gaps) / STEP_S,
             "solo": sum(len(m.parts) == 1 for m in self.merges) / num,
+            "slow_rounds": sum(took_s > H * STEP_S for took_s in self.took_s) / num,
             "thin": sum(m.thin for m in self.merges) / num,
             "work_merged": merged / (merged + dropped),
             "tau": mean(self.taus),
@@ -158,12 +162,15 @@ def run(case: Case, rounds: int, seed: int) -> dict[str, float]:
     world.run_for(4 * H * STEP_S * slowest)
     seen, before = Seen(), work(world)
 
-    def record(party: str, now_s: float, event: object, effects: Sequence[Any]) -> None:
+    def record(_: str, now_s: float, __: object, effects: Sequence[Any]) -> None:
         for effect in effects:
+            if isinstance(effect, fx.Send) and effect.reason.code == "due":
+                seen.called_at_s.setdefault(effect.message.fragment, []).append(now_s)  # type: ignore[attr-defined]
             if isinstance(effect, fx.Merge):
                 seen.merges.append(effect)
-                seen.merged_at_s.setdefault(effect.fragment, []).append(now_s)
                 seen.taus.append(world.learners["island-0"].core.state.tau)
+                if effect.fragment in seen.called_at_s:
+                    seen.took_s.append(now_s - seen.called_at_s[effect.fragment][-1])
 
     world.recorders.append(record)
     world.run_for(rounds * H * STEP_S * slowest)
@@ -184,7 +191,7 @@ def work(world: World) -> tuple[int, int]:
 
 HEAD = (
     f"{'paces':21} {'K':>3} {'receipt':9} {'tau':>4} | {'participation':>24} {'design':>6} | "
-    f"{'on time':>7} | {'effective H':>19} {'design':>7} | {'solo':>5} {'thin':>5} | "
+    f"{'on time':>7} | {'effective H':>19} {'design':>7} | {'solo':>5} {'thin':>5} {'slow':>5} | "
     f"{'work merged':>24} {'design':>7}"
 )
 
@@ -196,7 +203,8 @@ def show(case: Case, runs: Sequence[dict[str, float]]) -> None:
         f"{share('participation', runs):>24} {design['participation']:>6} | "
         f"{mean(r['on_time'] for r in runs):7.1%} | "
         f"{steps(runs):>19} {design['effective_H']:>7} | "
-        f"{mean(r['solo'] for r in runs):5.1%} {mean(r['thin'] for r in runs):5.1%} | "
+        f"{mean(r['solo'] for r in runs):5.1%} {mean(r['thin'] for r in runs):5.1%} "
+        f"{mean(r['slow_rounds'] for r in runs):5.1%} | "
         f"{share('work_merged', runs):>24} {design['work_merged']:>7}"
         + (f"  tau {mean(r['tau'] for r in runs):.1f}" if case.tau == "auto" else ""),
         flush=True,

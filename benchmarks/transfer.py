@@ -12,8 +12,8 @@ Then through a link of 1 Gbit/s (`_proxy.py`), as shares of its nominal rate, an
 a ping on the control connection, quiet and while parts flow in and out by turns, flat out: from
 another process, as another learner sees it, and from the process that carries the bytes.
 
-Client and syncer share the machine's cores, so on two cores the sum of both is what shows. Processor
-time is that of both processes, for parts only: what is handed over is merged as well.
+Client and syncer share the machine's cores, so on two cores the sum of both is what shows.
+Processor time is that of both processes, for parts only: what is handed over is merged as well.
 
 Aims: 1.2 GB/s in, 2 out, 0.5 either way under TLS, 95 % of a 1 Gbit/s link, and a 99th percentile
 of control latency of at most 100 ms. GB are 10^9 bytes.
@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import socket
 import threading
 import time
 from collections.abc import Callable

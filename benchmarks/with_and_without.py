@@ -1,17 +1,18 @@
 """Tokens per second of M learners with Atoll, over M learners without, on the same machine.
 
-M processes train the reference trainer's model, each for itself with one torch thread: first without
-Atoll, then as learners of one run with a real syncer and durable merges beside them, in turn (A B A
-B), the same processes all along. Settings as in the floor of a real run: H = P = 24, int8 both ways.
+M processes train the reference trainer's model, each for itself with one torch thread: without
+Atoll, and as learners of one run with a real syncer and durable merges beside them, in turn (A B A
+B), the same processes all along. Settings as in the floor of a real run: H = P = 24, int8 both
+ways.
 
-* unpaced: every learner trains as fast as it can, so on as many cores as learners the syncer's work is
-  taken from training; that is its cost.
+* unpaced: every learner trains as fast as it can, so on as many cores as learners the syncer's work
+  is taken from training; that is its cost.
 * paced: a step takes at least as long as keeps all cores below 60 % busy, as with accelerators that
   train while the cores have little to do.
 
 Aim: 98 % of the tokens kept. Kept is the median over turns.
 
-    python benchmarks/with_and_without.py [--quick] [--learners 2] [--turns 4] [--seconds 10]
+    python benchmarks/with_and_without.py [--quick] [--learners 2] [--turns 4] [--seconds 8]
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Trainer:
         time.sleep(max(0.0, begin_s + min_step_s - time.monotonic()))
 
     def run(self, order: dict[str, Any], learner: Learner | None) -> float:
-        """Train until the end; tokens per second between `from_s` and `until_s`, to part of a step."""
+        """Tokens per second between `from_s` and `until_s`, to part of a step."""
         from_s, until_s = order["from_s"], order["until_s"]
         tokens, before_s = 0.0, time.time()
         while before_s < until_s:
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one turn, nothing written")
     parser.add_argument("--learners", type=int, default=2)
     parser.add_argument("--turns", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--as-learner", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.as_learner:

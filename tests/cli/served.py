@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from atoll.cli import main
+
 SRC = Path(__file__).resolve().parents[2] / "src"
 LIMIT_S = 120.0
 
@@ -26,6 +28,14 @@ def atoll(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, env=environment(), timeout=LIMIT_S, check=False
     )
+
+
+def command(*arguments: object) -> int:
+    """A command within this process; its exit code."""
+    try:
+        return main([*map(str, arguments)])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
 
 
 def free_port() -> int:

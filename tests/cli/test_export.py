@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from atoll.cli import main
 from atoll.fragments import Layout
 from atoll.launch.export import letters_of_bytes, write_model
 from atoll.launch.parameters import Parameters
@@ -19,7 +18,7 @@ from atoll.runfile.settings import RunFile, read_run_file
 from atoll.train.model import Decoder, build_model, to_hf_config
 from atoll.train.sources import load_sources
 from atoll.train.step import evaluate
-from cli.served import atoll, served
+from cli.served import atoll, command, served
 
 RUN = """
 uplink = "int8"
@@ -55,10 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 
 def export(*options: object) -> int:
-    try:
-        return main(["export", *map(str, options)])
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+    return command("export", *options)
 
 
 def loss_of(tensors: dict[str, torch.Tensor], run: RunFile) -> float:
@@ -91,6 +87,7 @@ def _named(run: RunFile) -> list[tuple[str, torch.Size]]:
     return [(name, each.shape) for name, each in model.named_parameters()]
 
 
+@pytest.mark.slow
 def test_a_syncer_gives_the_same_and_an_invite_is_enough(trained, tmp_path, capsys):
     run_dir, _ = trained
     assert export(run_dir, "--out", tmp_path / "store") == 0
@@ -98,6 +95,8 @@ def test_a_syncer_gives_the_same_and_an_invite_is_enough(trained, tmp_path, caps
         invite = run_dir / "run.invite"
         assert export(invite, "--out", tmp_path / "plain") == 0
         assert "give --run-file" in capsys.readouterr().out
+        assert command("watch", invite) == 0, "who watches a run that has ended is done"
+        assert "ended  100%" in capsys.readouterr().out
         given = ["--run-file", run_dir / "run.toml", "--json"]
         assert export(invite, "--out", tmp_path / "served", *given) == 0
     assert json.loads(capsys.readouterr().out)["source"] == "syncer"

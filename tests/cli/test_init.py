@@ -12,17 +12,13 @@ import pytest
 from atoll.access.addresses import Address
 from atoll.access.invite import read_invite
 from atoll.access.tls import client_context, server_context
-from atoll.cli import main
 from atoll.runfile.settings import parse, read_run_file
 from atoll.runfile.template import BUDGETS, Choices, run_file_text
-from cli.served import atoll, free_port, served
+from cli.served import atoll, command, free_port, served
 
 
 def init(*options: object) -> int:
-    try:
-        return main(["init", *map(str, options)])
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+    return command("init", *options)
 
 
 def mode(path: Path) -> int:
@@ -104,6 +100,7 @@ def test_what_is_commented_out_are_the_defaults(preset):
     assert parse(tomllib.loads(spelled)) == parse(tomllib.loads(text))
 
 
+@pytest.mark.slow
 def test_the_syncer_begins_what_was_prepared_and_goes_on_with_it(tmp_path):
     folder, port = tmp_path / "reef", free_port()
     assert init(folder, "--address", f"127.0.0.1:{port}") == 0

@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from atoll.access.addresses import Address
 from atoll.access.invite import Invite, read_invite, write_invite
 from atoll.access.tokens import new_secret
-from atoll.cli import main
 from atoll.cli.watch import is_over, summary, view
 from atoll.launch.folder import RunFolder
 from atoll.launch.status import Look, Watcher
 from atoll.runfile.template import Choices, run_file_text
-from cli.served import free_port, served
+from cli.served import command, free_port, served
 
 STATUS: dict[str, Any] = {
     "phase": "training",
@@ -50,10 +50,7 @@ STATUS: dict[str, Any] = {
 
 
 def watch(*options: object) -> int:
-    try:
-        return main(["watch", *map(str, options)])
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+    return command("watch", *options)
 
 
 def shown(look: Look) -> str:
@@ -99,6 +96,7 @@ def prepared(tmp_path: Path) -> tuple[Path, RunFolder]:
     return run_file, folder
 
 
+@pytest.mark.slow
 def test_a_run_is_watched_under_tls_through_a_restart_of_its_syncer(tmp_path, capsys):
     run_file, folder = prepared(tmp_path)
     now = iter((10.0, 14.0))

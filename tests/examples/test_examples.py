@@ -38,6 +38,7 @@ def example(name: str, *options: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_own_loop_trains_to_the_end_of_the_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "reef")
     with served(run_file(tmp_path, 20_000), folder.root):
@@ -47,6 +48,7 @@ def test_own_loop_trains_to_the_end_of_the_run(tmp_path: Path) -> None:
     assert said.splitlines()[-1].endswith("run 100%")
 
 
+@pytest.mark.slow
 def test_nanogpt_like_trains_evaluates_and_saves(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "reef")
     text, saved = tmp_path / "input.txt", tmp_path / "last.pt"
@@ -60,6 +62,7 @@ def test_nanogpt_like_trains_evaluates_and_saves(tmp_path: Path) -> None:
     assert kept["atoll"]["name"] == "site-a" and kept["atoll"]["tokens"] >= 40_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 def test_two_sites_train_together_and_export(tmp_path: Path) -> None:
     command = f"{sys.executable} -m atoll"

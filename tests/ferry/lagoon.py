@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from zlib import crc32
 
 import msgspec
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -141,7 +142,7 @@ class Lagoon:
         for control in list(self.controls):
             try:
                 control.send(frame)
-            except OSError:
+            except (OSError, InvalidState):
                 pass
 
     def wait(self, until: Callable[[], bool], limit_s: float = 20.0) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from atoll.cli.display import RunDisplay, show_report
 from atoll.cli.output import print_json
 from atoll.launch.folder import RunFolder
+from atoll.launch.leases import with_leases
 from atoll.launch.report import Report
 from atoll.launch.session import Session
 from atoll.runfile.settings import RunFile, read_run_file
@@ -43,7 +44,7 @@ def run_here(
 ) -> Report:
     """Run it to its end, showing how it stands."""
     folder = RunFolder(directory)
-    run, new = folder.prepare(run)
+    run, new = folder.prepare(with_leases(run))
     if folder.report.exists():
         print("this run has ended; this is its report. --dir names another folder", file=sys.stderr)
         return Report.read(folder.report)

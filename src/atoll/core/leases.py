@@ -115,9 +115,12 @@ class LeaseBook:
     def position(self, incarnation: int, number: int, tokens: int, at: str, finished: bool) -> str:
         """At `tokens` of its own count a learner had come to `at`. Returns what is wrong, or "".
 
-        What is older than something already told is passed over.
+        What is older than something already told is passed over, and so is a lease that is done
+        or was given back: learners say their positions again and again.
         """
         lease = self.held.get(number)
+        if lease is None and 0 < number < self.next_number:
+            return ""
         if lease is None or lease.incarnation != incarnation:
             return f"lease {number} is not in its hands"
         if (lease.begun and tokens < lease.tokens) or lease.finished:

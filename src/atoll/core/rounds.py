@@ -60,10 +60,10 @@ class Rounds(ShardDesk):
         seat, member = self.state.seats[name], self.state.roster.members[name]
         round.expected[name] = max(1, member.tokens - seat.called_tokens[index])
         seat.called_tokens[index] = member.tokens
-        if seat.missed[index] >= PATIENCE_ROUNDS and seat.arrive_s > 0:
+        if seat.missed[index] >= PATIENCE_ROUNDS and seat.upload_s > 0:
             seat.missed[index] = 0
-            transfer_s = max(0.0, seat.arrive_s - member.pace_s / 2)
-            round.patience[name] = self._now + 1.25 * (transfer_s + self._step_s())
+            there_s = seat.upload_s + seat.fetch_s + self._step_s()
+            round.patience[name] = self._now + 1.25 * there_s
             round.deadline_s = max(round.deadline_s, round.patience[name])
 
     def _consider(self, index: int) -> None:

@@ -114,6 +114,7 @@ class ShardCore(Rounds):
             [0] * width,
             [0] * width,
             [0] * width,
+            [(0, 0.0)] * width,
         )
         self.state.roster.admit(event.learner, event.incarnation)
         self.state.schedule.add(event.learner, 0, self.settings)
@@ -310,6 +311,11 @@ class ShardCore(Rounds):
         reason = self._refusal(event.cut, fragment)
         if reason.code and not self._has(fragment, event.cut):
             self._tell_dropped(event.cut, reason)
+            return
+        announced = self.state.seats[event.cut.id.learner].announced
+        index = self._index(fragment.number)
+        if event.cut.id.number > announced[index][0]:
+            announced[index] = (event.cut.id.number, self._now)
 
     def _arrived(self, event: ev.Arrived) -> None:
         cut, name = event.cut, event.cut.id.learner
@@ -341,6 +347,9 @@ class ShardCore(Rounds):
         if news and took_s >= 0:
             seat.answered[index] = cut.call
             seat.arrive_s = smooth(seat.arrive_s, took_s)
+            number, at_s = seat.announced[index]
+            if number == cut.id.number:
+                seat.upload_s = smooth(seat.upload_s, self._now - at_s)
 
     def _take(self, fragment: Fragment, cut: Cut) -> None:
         name, index = cut.id.learner, self._index(fragment.number)

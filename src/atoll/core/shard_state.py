@@ -23,7 +23,9 @@ class Seat:
     called_tokens: list[int]
     missed: list[int]
     answered: list[int]
+    announced: list[tuple[int, float]]
     arrive_s: float = 0.0
+    upload_s: float = 0.0
     fetch_s: float = 0.0
     left: bool = False
     dropped: dict[int, int] = field(default_factory=dict)

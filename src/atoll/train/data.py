@@ -7,7 +7,7 @@ window comes when is the business of `order`, and position is a number the calle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -90,5 +90,23 @@ class Batch(NamedTuple):
 
 def load_batch(source: TokenSource, indices: Iterable[int]) -> Batch:
     """The windows at `indices`, stacked, on the CPU."""
-    inputs, targets = zip(*(source.window(index) for index in indices), strict=True)
+    return stack([source.window(index) for index in indices])
+
+
+def stack(windows: Sequence[tuple[Ids, Ids]]) -> Batch:
+    """Windows as a batch, on the CPU."""
+    inputs, targets = zip(*windows, strict=True)
     return Batch(torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets)))
+
+
+@dataclass(frozen=True, eq=False)
+class WindowsByIndex:
+    """A `TokenSource` as the map-style data set that torch knows."""
+
+    source: TokenSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Ids, Ids]:
+        return self.source.window(index)

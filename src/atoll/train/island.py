@@ -1,8 +1,8 @@
 """The same loop as `loop.py`, taking part in a run: one island of many.
 
 Three lines differ from training alone: the learning rate follows the progress of the whole run,
-the order of data is this life's own, and `learner.step` says whether to go on. Like the plain
-loop it yields what happened, and never prints, writes files or opens connections.
+batches come from the run's leases on data, and `learner.step` says that they were trained. Like
+the plain loop it yields what happened, and never prints, writes files or opens connections.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from atoll.learner import Learner
-from atoll.train.data import TokenSource, load_batch
+from atoll.train.data import Batch, TokenSource, WindowsByIndex, stack
 from atoll.train.model import Decoder
-from atoll.train.order import EpochOrder
 from atoll.train.schedule import learning_rate_at
 from atoll.train.settings import TrainSettings
 from atoll.train.step import set_learning_rate, train_step
@@ -47,21 +46,19 @@ def train_on_island(
 ) -> Iterator[IslandRecord]:
     """Train until the run is over. `min_step_s` paces steps on a machine with few cores."""
     device = torch.device(settings.device)
-    order = EpochOrder(len(source), learner.data_seed)
-    step, on = 0, True
-    while on:
-        began_s = time.monotonic()
-        positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
-        batch = load_batch(source, map(order.at, positions)).to(device)
-
+    batches: Iterator[Batch] = learner.batches(
+        WindowsByIndex(source), settings.batch_size, collate=stack
+    )
+    began_s = time.monotonic()
+    for step, batch in enumerate(batches, start=1):
         learning_rate = learning_rate_at(learner.progress, settings.optimizer)
         set_learning_rate(optimizer, learning_rate)
-        loss = train_step(model, optimizer, batch, settings.step)
+        loss = train_step(model, optimizer, batch.to(device), settings.step)
         time.sleep(max(0.0, began_s + min_step_s - time.monotonic()))
 
-        on = learner.step(tokens=settings.step_tokens, loss=loss)
-        step += 1
+        learner.step(tokens=settings.step_tokens, loss=loss)
         took_s = time.monotonic() - began_s
         yield IslandRecord(
             step, step * settings.step_tokens, float(loss), learning_rate, learner.progress, took_s
         )
+        began_s = time.monotonic()
