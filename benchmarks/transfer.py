@@ -18,7 +18,7 @@ Processor time is that of both processes, for parts only: what is handed over is
 Aims: 1.2 GB/s in, 2 out, 0.5 either way under TLS, 95 % of a 1 Gbit/s link, and a 99th percentile
 of control latency of at most 100 ms. GB are 10^9 bytes.
 
-    python benchmarks/transfer.py [--quick] [--repeats 9] [--mib 64]
+    python benchmarks/transfer.py [--quick] [--repeats 9] [--mib 32]
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="few repeats, nothing written")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--mib", type=int, default=64, help="MiB of a contribution")
+    parser.add_argument("--mib", type=int, default=32, help="MiB of a contribution")
     arguments = parser.parse_args()
     repeats, seconds = (2, 2.0) if arguments.quick else (arguments.repeats, 10.0)
     numel = arguments.mib << 19

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import atoll
 from atoll.core import messages as msg
 from atoll.core.settings import ProtocolSettings
+from atoll.ferry.mailbox import Mailbox
 from atoll.fragments import Layout
 from atoll.fragments.access import gather
 from atoll.fragments.model import tensors_of
@@ -26,6 +28,7 @@ from atoll.learner import DataError, Learner, batches
 from atoll.learner.joining import IslandOptions
 from atoll.merge.chain import Chain, first_version
 from ferry.lagoon import Lagoon, greet
+from learner.test_end_to_end import World
 
 SETTINGS = ProtocolSettings(M=1, P=2, H=4, tau=1, beat_s=0.1, silence_s=1.0, retry_s=0.05)
 LIMIT_S = 20.0
@@ -437,3 +440,47 @@ def test_forked_workers_hold_none_of_the_learners_sockets(
         assert next(reader).tolist() == [0, 0, 0, 0]
         learner.step(tokens=8)
     assert lagoon.port in connected_ports()
+
+
+# ---------------------------------------------------------------- a real syncer
+
+
+def test_two_learners_and_a_syncer_make_a_pass_and_one_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lent: list[tuple[int, int, int]] = []
+
+    def lend(self: Mailbox, granted: msg.Granted) -> None:
+        lent.append((self.incarnation, granted.turn, granted.stop))
+        keep(self, granted)
+
+    keep = Mailbox.lend
+    monkeypatch.setattr(Mailbox, "lend", lend)
+    world = World(tmp_path, tls=False)
+    run = {"run": "reef", "budget_tokens": 10**9, "lease_s": 2.0, "progress_every_s": 0.2}
+    settings = {"run": {**run, "dataset_items": ITEMS, "lease_items": 12}}
+    settings["protocol"] = {"M": 2, "P": 2, "H": 4, "beat_s": 0.2, "silence_s": 1.0}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    world.start_syncer(new=True)
+    assert world.invite is not None
+    try:
+        ann, bob = (atoll.join(tiny(), invite=world.invite, name=name) for name in ("ann", "bob"))
+        readers = {learner: learner.batches(Numbers(), 4) for learner in (ann, bob)}
+        items: list[int] = []
+        for _ in range(5):
+            for learner, reader in readers.items():
+                items += next(reader).tolist()
+                learner.step(tokens=4)
+                time.sleep(0.02)
+        assert len(items) == len(set(items)) == 40, "nobody has what the other has"
+        bob.close(0.0)
+        pieces = {(turn, stop) for life, turn, stop in lent if life == bob.incarnation}
+        deadline_s = time.monotonic() + LIMIT_S
+        while not pieces & {(turn, stop) for life, turn, stop in lent if life == ann.incarnation}:
+            assert time.monotonic() < deadline_s, lent
+            next(readers[ann])
+            ann.step(tokens=4)
+            time.sleep(0.02)
+        ann.close(0.0)
+    finally:
+        world.kill("syncer")

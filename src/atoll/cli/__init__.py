@@ -8,9 +8,9 @@ What every command keeps:
 
 * Exit code 0 only on success, 1 when the command ran and the answer is no, 2 for a mistake of the
   user's, 130 after Ctrl-C.
-* A mistake of the user's is a `ValueError` class of ours whose message names the fix, or that has
-  the fix as an attribute `fix`. It is printed here without a traceback. All else is a mistake of
-  ours and keeps its traceback.
+* A mistake of the user's, or of the world around, is an exception class of ours whose message names
+  the fix, or that has the fix as an attribute `fix`. It is printed here without a traceback. All
+  else, failed assertions too, is a mistake of ours and keeps its traceback.
 * `--json`: standard output holds one JSON document and nothing else; a command that reports while
   it runs writes one document per line, the result last. A user's mistake is
   `{"error": {"kind", "message", "fix"}}`. Progress and words for people go to standard error.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_app(arguments)(args=arguments, prog_name="atoll")
     except KeyboardInterrupt:
         return 130
-    except ValueError as error:
+    except Exception as error:  # the edge of the process: ours are told, all others raised again
         if not is_users_mistake(error):
             raise
         fix = str(getattr(error, "fix", ""))
@@ -86,9 +86,10 @@ def load(name: str) -> Callable[..., Any]:
     return command
 
 
-def is_users_mistake(error: ValueError) -> bool:
+def is_users_mistake(error: Exception) -> bool:
     """Whether the error is of a class of ours, so its message was written for the user."""
-    return type(error).__module__.partition(".")[0] == "atoll"
+    ours = type(error).__module__.partition(".")[0] == "atoll"
+    return ours and not isinstance(error, AssertionError)
 
 
 def _not_loaded() -> None:

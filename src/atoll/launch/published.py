@@ -1,12 +1,16 @@
 """The held-out loss of the published parameters, measured while a run goes on.
 
-Read by a follower that cannot change anything; one line of JSON for each measurement. A syncer that
-does not answer costs a measurement, not the run.
+Read by a follower that cannot change anything; one line of JSON for each measurement, and
+TensorBoard events where the `tensorboard` extra is installed. A syncer that does not answer costs a
+measurement, not the run.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+from typing import Any
 
 from atoll.access.invite import read_invite
 from atoll.ferry.errors import FerryError
@@ -31,6 +35,7 @@ class PublishedLoss:
         self._model = build_model(train.model, train.seed)
         self._sources = load_sources(train.data, train.model.context, train.model.vocab_size)
         self._follower: Follower | None = None
+        self._events: Any = None
 
     @property
     def num_params(self) -> int:
@@ -58,16 +63,26 @@ class PublishedLoss:
             self.close()
             return float("nan")
         loss = self._evaluate()
-        line = json.dumps({"tokens": tokens, "seconds": round(seconds, 1), "loss": loss})
-        with (self._folder.root / "published.jsonl").open("a", encoding="utf-8") as out:
-            out.write(line + "\n")
+        self._keep({"tokens": tokens, "seconds": round(seconds, 1), "loss": loss})
         return loss
 
     def close(self) -> None:
-        """Let the follower go."""
+        """Let the follower go, and write what TensorBoard holds back."""
         if self._follower is not None:
             self._follower.close()
             self._follower = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        with (self._folder.root / "published.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps(record) + "\n")
+        if self._events is None and importlib.util.find_spec("tensorboard") is not None:
+            board = importlib.import_module("torch.utils.tensorboard")
+            self._events = board.SummaryWriter(str(self._folder.root / "tensorboard"))
+        if self._events is not None:
+            self._events.add_scalar("published/loss", record["loss"], record["tokens"])
 
     def _evaluate(self) -> float:
         train = self._train

@@ -21,7 +21,6 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch._dynamo import mark_dynamic
 
 from atoll.merge.codecs import Codec, decode_blocks, decode_scaled, encoded_bytes, split
 from atoll.merge.rows import ROW_NUMEL, row_parts
@@ -231,5 +230,7 @@ def _example(codec: Codec) -> Parts:
 
 
 def _open_rows(tensor: Tensor) -> Tensor:
+    from torch._dynamo import mark_dynamic  # as slow to import as torch itself; only to compile
+
     mark_dynamic(tensor, 0)
     return tensor
