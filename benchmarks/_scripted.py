@@ -76,7 +76,7 @@ class Scripted:
         )
         self.carrier = PartCarrier(workers)
         self.uploader = Uploader(self.door, self.carrier)
-        self.incarnation = self.step = self.cuts = 0
+        self.incarnation = self.step = self.cuts = self.num_dropped = 0
         self.calls: deque[msg.Call] = deque()
         self.versions: dict[int, int] = {}
         self.digests: dict[int, str] = {}
@@ -101,6 +101,7 @@ class Scripted:
             compression=None,
             max_size=FRAME_BYTES,
             ping_interval=None,
+            max_queue=None,  # what nobody hears must not keep pongs from being read
         )
         self.say(msg.Hello(self.name, f"process of {self.name}", self.layout.fingerprint()))
         while not self._begun:
@@ -130,7 +131,9 @@ class Scripted:
                 self.versions[message.fragment] = message.version
                 self.digests[message.fragment] = message.digest
                 self.news.append(message.fragment)
-            case msg.Dropped() | msg.Rejected():
+            case msg.Dropped():
+                self.num_dropped += 1
+            case msg.Rejected():
                 raise RuntimeError(f"{self.name}: {message.code}: {message.sentence}")
             case _:
                 pass

@@ -4,7 +4,7 @@
   beside calls of an empty method timed in the same way (what the clock and the machine add).
   Aim: a median of at most 20 us.
 * A cut or an install of 32 MiB is due: as multiples of `memcpy`, torch's copy of as many bytes
-  between two buffers, timed after each such step. Aims: 1.5 for a cut, 3 for an install. The first
+  between two buffers, timed before each such step. Aims: 1.5 for a cut, 3 for an install. The first
   two of each are reported apart: they touch memory for the first time.
 * The longest call while the syncer is stopped (SIGSTOP), killed (SIGKILL) and behind a link that
   swallows everything, in turn with undisturbed seconds. Aim: no worse than undisturbed.
@@ -154,9 +154,9 @@ def with_tensors(num_each: int) -> dict[str, Any]:
         while min(len(each) for each in ratios.values()) < num_each + FIRST:
             work.change()
             time.sleep(0.02)  # the part of a step that is not ours
+            copied_s = copy_s(source, target)
             took_s = call_s(learner)
             did = boundaries.last()
-            copied_s = copy_s(source, target)
             what = {(1, 0): "cut", (0, 1): "install"}.get(did)
             if what is not None:
                 ratios[what].append(took_s / copied_s)

@@ -48,6 +48,8 @@ class Row:
     durable_s: float
     cpu_syncer: float
     cpu_learners: float
+    dropped: int
+    """Cuts that came after their round had closed."""
 
 
 class Swarm:
@@ -126,6 +128,7 @@ def measure(size: str, M: int, seconds: float) -> Row:
         (last.merge_s - first.merge_s) / merges,
         (last.cpu_syncer_s - first.cpu_syncer_s) / took_s,
         (last.cpu_own_s - first.cpu_own_s) / took_s,
+        sum(one.num_dropped for one in swarm.learners),
     )
     show(row)
     return row
@@ -169,7 +172,7 @@ def show(row: Row) -> None:
         f"{row.size:6} M {row.M:3}   {middle:7.1f} contributions/s ({low:.1f} to {high:.1f})   "
         f"in {row.in_gb_s:6.3f} out {row.out_gb_s:6.3f} GB/s   durable merge "
         f"{1e3 * row.durable_s:7.1f} ms   cores: syncer {row.cpu_syncer:.2f}, "
-        f"learners {row.cpu_learners:.2f}",
+        f"learners {row.cpu_learners:.2f}   dropped {row.dropped}",
         flush=True,
     )
 

@@ -187,7 +187,8 @@ def pings_s(one: Scripted, seconds: float) -> list[float]:
     times, until_s = [], time.monotonic() + seconds
     while time.monotonic() < until_s:
         begin_s = time.perf_counter()
-        one.socket.ping().wait(30.0)
+        if not one.socket.ping().wait(30.0):
+            raise TimeoutError("a ping was not answered within 30 s")
         times.append(time.perf_counter() - begin_s)
         time.sleep(0.005)
     return times

@@ -10,7 +10,9 @@ ways.
 * paced: a step takes at least as long as keeps all cores below 60 % busy, as with accelerators that
   train while the cores have little to do.
 
-Aim: 98 % of the tokens kept. Kept is the median over turns.
+Aim: 98 % of the tokens kept. Kept is the median over turns; `work` is the same of tokens per second
+of processor time, with that of the syncer and all threads counted, which other programs on the
+machine hardly change.
 
     python benchmarks/with_and_without.py [--quick] [--learners 2] [--turns 4] [--seconds 8]
 """
@@ -29,7 +31,7 @@ from typing import Any
 
 import torch
 from _common import machine, write_results
-from _lagoon import Lagoon, busy_cores_s
+from _lagoon import Lagoon, busy_cores_s, process_cpu_s
 
 import atoll
 from atoll.access.invite import write_invite
@@ -45,8 +47,23 @@ AIM = 0.98
 BATCH_SIZE = 4
 PACED_BUSY = 0.45
 """Share of a core that a paced learner takes; the syncer and the ferries come on top."""
-WARM_S = 2.0
+AHEAD_S = 3.0
+"""From an order to the first second that counts."""
 LEAVE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Some seconds of all learners together."""
+
+    tokens_per_s: float
+    busy_cores: float
+    cores: float
+    """What learners and syncer took."""
+
+    @property
+    def tokens_per_cpu_s(self) -> float:
+        return self.tokens_per_s / self.cores
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class Row:
     M: int
     min_step_s: float
     kept: list[float]
+    kept_work: list[float]
     without_tokens_per_s: list[float]
     with_tokens_per_s: list[float]
     busy_without: float
@@ -136,21 +154,25 @@ class Fleet:
             assert child.stdout is not None
             assert child.stdout.readline().strip() == "ready"
 
-    def train(
-        self, invite: str, seconds: float, min_step_s: float, ahead_s: float
-    ) -> tuple[float, float]:
-        """Tokens per second of all together, and how many cores were busy."""
-        from_s = time.time() + ahead_s
+    def train(self, lagoon: Lagoon, invite: str, seconds: float, min_step_s: float) -> Stretch:
+        """All together, with Atoll where there is an invite."""
+        from_s = time.time() + AHEAD_S
         order = {"invite": invite, "from_s": from_s, "until_s": from_s + seconds}
         for child in self.children:
             assert child.stdin is not None
             child.stdin.write(json.dumps(order | {"min_step_s": min_step_s}) + "\n")
             child.stdin.flush()
         time.sleep(max(0.0, from_s - time.time()))
-        before_s = busy_cores_s()
+        busy_s, cpu_s = busy_cores_s(), self.cpu_s() + lagoon.cpu_s()
         time.sleep(seconds)
-        busy = (busy_cores_s() - before_s) / seconds
-        return sum(float(child.stdout.readline()) for child in self.children if child.stdout), busy
+        busy_s, cpu_s = busy_cores_s() - busy_s, self.cpu_s() + lagoon.cpu_s() - cpu_s
+        tokens_per_s = sum(
+            float(child.stdout.readline()) for child in self.children if child.stdout
+        )
+        return Stretch(tokens_per_s, busy_s / seconds, cpu_s / seconds)
+
+    def cpu_s(self) -> float:
+        return sum(process_cpu_s(child.pid) for child in self.children)
 
     def close(self) -> None:
         for child in self.children:
@@ -167,25 +189,25 @@ def measure(fleet: Fleet, how: str, min_step_s: float, turns: int, seconds: floa
     with Lagoon(settings) as lagoon:
         write_invite(lagoon.home / "run.invite", lagoon.invite)
         for _ in range(turns):
-            alone.append(fleet.train("", seconds, min_step_s, WARM_S))
+            alone.append(fleet.train(lagoon, "", seconds, min_step_s))
             begun = lagoon.cpu_s()
-            ahead_s = WARM_S + 2.0
             invite = str(lagoon.home / "run.invite")
-            together.append(fleet.train(invite, seconds, min_step_s, ahead_s))
-            cpu_s += (lagoon.cpu_s() - begun) / (seconds + ahead_s)
+            together.append(fleet.train(lagoon, invite, seconds, min_step_s))
+            cpu_s += (lagoon.cpu_s() - begun) / (seconds + AHEAD_S)
             time.sleep(LEAVE_S)  # they hand in their last contributions
         status = lagoon.status()
-    shard = status["shards"]["0"]
+    shard, pairs = status["shards"]["0"], list(zip(alone, together, strict=True))
     row = Row(
         how,
         M,
         min_step_s,
-        sorted(b[0] / a[0] for a, b in zip(alone, together, strict=True)),
-        [each[0] for each in alone],
-        [each[0] for each in together],
-        median(each[1] for each in alone),
-        median(each[1] for each in together),
-        status["counts"]["merges"] / turns / (seconds + WARM_S),
+        sorted(b.tokens_per_s / a.tokens_per_s for a, b in pairs),
+        sorted(b.tokens_per_cpu_s / a.tokens_per_cpu_s for a, b in pairs),
+        [each.tokens_per_s for each in alone],
+        [each.tokens_per_s for each in together],
+        median(each.busy_cores for each in alone),
+        median(each.busy_cores for each in together),
+        status["counts"]["merges"] / turns / (seconds + AHEAD_S),
         shard["participation"],
         cpu_s / turns,
     )
@@ -195,12 +217,13 @@ def measure(fleet: Fleet, how: str, min_step_s: float, turns: int, seconds: floa
 
 def show(row: Row) -> None:
     middle = median(row.kept)
+    kept = f"kept {middle:6.1%} ({row.kept[0]:.1%} to {row.kept[-1]:.1%})"
+    verdict = f"aim {AIM:.0%}: {'met' if middle >= AIM else 'missed'}"
+    print(f"{row.how:8} M {row.M}  {kept}  work {median(row.kept_work):6.1%}   {verdict}")
     print(
-        f"{row.how:8} M {row.M}  kept {middle:6.1%} ({row.kept[0]:.1%} to {row.kept[-1]:.1%})  "
-        f"tokens/s {median(row.without_tokens_per_s):7.0f} without, "
+        f"{'':13} tokens/s {median(row.without_tokens_per_s):7.0f} without, "
         f"{median(row.with_tokens_per_s):7.0f} with  busy cores {row.busy_without:.2f}, "
-        f"{row.busy_with:.2f}  merges/s {row.merges_per_s:.1f}  syncer {row.syncer_cores:.2f} cores"
-        f"   aim {AIM:.0%}: {'met' if middle >= AIM else 'missed'}",
+        f"{row.busy_with:.2f} (syncer {row.syncer_cores:.2f})  merges/s {row.merges_per_s:.1f}",
         flush=True,
     )
 
@@ -222,7 +245,8 @@ def main() -> None:
     fleet = Fleet(arguments.learners)
     report: dict[str, Any] = {"machine": machine(), "seed": SEED, "model": "small"}
     report |= {"batch_size": BATCH_SIZE, "aim": AIM, "seconds": seconds}
-    flat_out, _ = fleet.train("", 4.0, 0.0, WARM_S)
+    with Lagoon({}) as lagoon:
+        flat_out = fleet.train(lagoon, "", 4.0, 0.0).tokens_per_cpu_s * arguments.learners
     step_tokens = BATCH_SIZE * ModelSettings.preset("small").context
     step_s = step_tokens * arguments.learners / flat_out
     paced_s = round(step_s / PACED_BUSY, 3)

@@ -47,6 +47,7 @@ class Party:
     merges: list[fx.Merge] = field(default_factory=list)
     persists: list[int] = field(default_factory=list)
     bodies: dict[tuple[CutId, int], Cut] = field(default_factory=dict)
+    arriving: Cut | None = None
 
 
 @dataclass
@@ -105,7 +106,6 @@ class Joined:
         self.transfers: list[Transfer] = []
         self.initials: list[str] = []
         self.twins: dict[str, Core] = {}
-        self.events: list[tuple[str, float, object]] = []
         core = CoordinatorCore(protocol, run)
         self.parties = {COORDINATOR: Party(COORDINATOR, core, core.snapshot())}
         for index in range(run.num_shards):
@@ -143,6 +143,8 @@ class Joined:
                 self._carry_out_island(self.processes[key], effect)
         if key in self.processes:
             self._check_books(self.processes[key])
+        elif isinstance(core, ShardCore):
+            self._check_bodies(self.parties[key], core)
 
     def _check(self, key: str, core: Core) -> None:
         if isinstance(core, ShardCore):
@@ -164,6 +166,15 @@ class Joined:
             outstanding = {cut.id.number for cut in holding.ledger.outstanding}
             assert process.copies.get(holding.number, set()) == outstanding
 
+    def _check_bodies(self, party: Party, core: ShardCore) -> None:
+        """Bytes are kept only of cuts that may still be merged."""
+        wanted: set[tuple[CutId, int]] = set()
+        for fragment in core.state.fragments:
+            cuts = [*fragment.fallback.values(), *(fragment.merge.parts if fragment.merge else ())]
+            cuts += fragment.round.arrived.values() if fragment.round else []
+            wanted |= {_key(getattr(each, "cut", each)) for each in cuts}
+        assert set(party.bodies) <= wanted, f"nobody discards {sorted(set(party.bodies) - wanted)}"
+
     def copy(self, key: str) -> None:
         """From now on a copy out of a snapshot is told the same, and must answer the same."""
         core = self.core(key)
@@ -176,8 +187,6 @@ class Joined:
             twin = LearnerCore.restore(self.protocol, self.run.layout, state)
         assert twin.snapshot() == state
         self.twins[key] = twin
-
-    # ------------------------------------------------------------ effects at the lagoon
 
     def _carry_out_lagoon(self, party: Party, effect: fx.Effect) -> None:
         match effect:
@@ -195,6 +204,8 @@ class Joined:
                 party.persists.append(effect.number)
             case fx.Close():
                 self._close(party.name, effect)
+            case fx.Refuse() if effect.reason.code == "foreign" and party.arriving is not None:
+                party.bodies.pop(_key(party.arriving))
             case _:
                 assert isinstance(effect, fx.Refuse | fx.Note), effect
 
@@ -226,15 +237,14 @@ class Joined:
             if mine and process.core.state.incarnation == effect.incarnation:
                 self.disconnect(process.key, party, told=True, heard=True)
 
-    # ------------------------------------------------------------ effects at an island
-
     def _carry_out_island(self, process: Process, effect: fx.Effect) -> None:
         match effect:
             case fx.Send():
                 for party in effect.to:
                     connection = self.connections.get((process.key, party), 0)
                     if connection:
-                        self.flights.append(Flight(process.key, party, connection, effect.message))
+                        flight = Flight(process.key, party, connection, effect.message)
+                        self.flights.append(flight)
             case fx.CutOrder():
                 assert effect.fragment not in process.cuts
                 process.cuts[effect.fragment] = effect
@@ -360,7 +370,9 @@ class Joined:
             return
         if outcome != "lost":
             party.bodies.setdefault(_key(cut), cut)
+            party.arriving = cut
             self.tell(party.name, ev.Arrived(cut, "non_finite" if outcome == "bad" else ""))
+            party.arriving = None
         if outcome in ("lost", "unheard"):
             self.tell(process.key, ev.UploadFailed(cut.id, "broken", final=False))
         else:
@@ -392,16 +404,8 @@ class Joined:
             self.watch.merged(part.cut, order.version)
         self.watch.durable(order.fragment, order.version)
         self.versions[order.fragment] = order.version
-        record = ev.MergeRecovered(
-            order.fragment,
-            order.version,
-            digest,
-            order.round,
-            order.marks,
-            order.through,
-            order.merged_tokens,
-        )
-        party.log.append(record)
+        rest = (order.round, order.marks, order.through, order.merged_tokens)
+        party.log.append(ev.MergeRecovered(order.fragment, order.version, digest, *rest))
         if outcome == "unheard":
             self.kill(party.name)
             self.start(party.name)
@@ -534,8 +538,6 @@ class Joined:
         if finished:
             process.leases.pop(0)
             process.position = process.leases[0].first if process.leases else 0
-
-    # ------------------------------------------------------------ time
 
     def cores(self) -> list[str]:
         parties = [name for name, party in self.parties.items() if party.alive]

@@ -20,7 +20,7 @@ def code(cut: Cut = GOOD, through: int = 400, final: bool = False, **settings: A
     """Asked at version 5 after round 9; cut 6 of this life was merged in version 5."""
     fragment = Fragment(0, version=5, round_number=9, final=final)
     fragment.marks["a"] = Mark("a", 3, 6, 5)
-    seat = Seat(3, [through], [0], [0], [0])
+    seat = Seat(3, [through], [0], [0], [0], [(0, 0.0)])
     found = refusal(cut, fragment, seat, through, replace(SETTINGS, **settings))
     assert bool(found.code) == bool(found.sentence), "a refusal names its reason"
     return found.code
@@ -81,7 +81,7 @@ def other_life(**changes: Any) -> str:
     fragment = Fragment(0, version=5, round_number=9)
     fragment.marks["a"] = Mark("a", 2, 99, 5)
     cut = replace(GOOD, **changes)
-    return refusal(cut, fragment, Seat(3, [0], [0], [0], [0]), 0, SETTINGS).code
+    return refusal(cut, fragment, Seat(3, [0], [0], [0], [0], [(0, 0.0)]), 0, SETTINGS).code
 
 
 def test_what_an_earlier_life_had_merged_does_not_bind_the_next_one() -> None:

@@ -462,7 +462,7 @@ def test_patience_ends_at_the_learners_own_measured_upload_time() -> None:
     seat.missed[0], seat.arrive_s = 3, 4.5
     shard.steps(4)
     round = shard.fragment().round
-    assert round.patience["b"] - round.called_s == pytest.approx(1.25 * (4.5 - 0.5 + 1.0))
+    assert round.patience["b"] - round.called_s == pytest.approx(1.25 * (4.5 + 1.0))
     shard.arrive("a")
     assert not of(shard.wait(round.patience["b"] - shard.now_s - 0.01), fx.Merge)
     shard.wait(0.02)

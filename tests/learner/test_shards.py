@@ -150,7 +150,8 @@ def test_a_stream_at_its_end_gives_way_to_the_next_and_none_is_held_ahead(
     for shard in learner.shards(2):
         for item in shard.read(Lines(4)):
             seen.append((shard.index, item, shard.is_repeat))
-            assert len(lagoon.granted) <= shard.index + 1, "the next one is not held ahead"
+            ahead = len(lagoon.granted) - shard.index - 1
+            assert shard.is_repeat or not ahead, "the next one is not held ahead"
             learner.step(tokens=8)
             time.sleep(0.02)
         if shard.index == 1:

@@ -138,7 +138,7 @@ def test_a_coordinator_that_forgot_positions_grants_on() -> None:
 
 
 def _without_positions(book: LeaseBook) -> LeaseBook:
-    """Grants are durable records and positions are not: a restart may have one without the other."""
+    """Grants are durable records, positions are not: a restart may have one without the other."""
     for lease in book.held.values():
         lease.begun, lease.finished, lease.marks, lease.tokens = False, False, [], 0
         lease.reached = lease.safe

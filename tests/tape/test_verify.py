@@ -145,7 +145,7 @@ PLANTED: list[tuple[str, str, Change, set[str]]] = [
         once(on_event(msg.Published, lambda p: replace(p, digest="other")), LATER),
         set(),
     ),
-    ("versions_rise_by_one", "shard-0", no_second_merge, {FATES}),
+    ("versions_rise_by_one", "shard-0", no_second_merge, {FATES, "durable_before_visible"}),
     (
         TAKEN,
         "shard-1",

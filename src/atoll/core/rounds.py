@@ -11,15 +11,16 @@ from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.core.grace import grace_s, longest_grace_s, smooth
 from atoll.core.ids import COORDINATOR, Cut, Mark
-from atoll.core.membership import LIVE
+from atoll.core.membership import LIVE, Member
 from atoll.core.quorum import ABANDON, THIN, WAIT, Round
 from atoll.core.reasons import Reason
 from atoll.core.shard_desk import NEVER, ShardDesk
-from atoll.core.shard_state import Fragment
+from atoll.core.shard_state import Fragment, Seat
 from atoll.core.weights import part_of
 
 PATIENCE_ROUNDS = 3
 CALLS_REMEMBERED = 7
+SLOW_STEPS = 2.0
 LONGEST_RETRY_S = 60.0
 
 
@@ -60,11 +61,16 @@ class Rounds(ShardDesk):
         seat, member = self.state.seats[name], self.state.roster.members[name]
         round.expected[name] = max(1, member.tokens - seat.called_tokens[index])
         seat.called_tokens[index] = member.tokens
-        if seat.missed[index] >= PATIENCE_ROUNDS and seat.upload_s > 0:
+        if seat.missed[index] >= PATIENCE_ROUNDS and seat.arrive_s > 0:
             seat.missed[index] = 0
-            there_s = seat.upload_s + seat.fetch_s + self._step_s()
-            round.patience[name] = self._now + 1.25 * there_s
+            round.patience[name] = self._now + 1.25 * self._there_s(seat, member)
             round.deadline_s = max(round.deadline_s, round.patience[name])
+
+    def _there_s(self, seat: Seat, member: Member) -> float:
+        """How long a learner is worth waiting for: its link, however slow, but not slow steps."""
+        step_s = self._step_s()
+        slow_steps = member.pace_s > SLOW_STEPS * step_s
+        return seat.upload_s + seat.fetch_s + step_s if slow_steps else seat.arrive_s + step_s
 
     def _consider(self, index: int) -> None:
         fragment = self.state.fragments[index]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from atoll.ferry.mailbox import CutJob, InstallJob, Job, TakenCut
-from atoll.ferry.receipt import Received, as_held, receive_
+from atoll.ferry.receipt import Received, as_held, part_of, receive_
 from atoll.ferry.staging import Event, StagingPool, has_passed, new_event, new_stream
 from atoll.fragments import Layout
 from atoll.fragments.access import gather, scatter_
@@ -84,6 +84,8 @@ class Island:
         self.watch(job.fragment, False)
         if job.received.rule == "set":
             scatter_(self.layout, job.fragment, job.received.published, self.tensors)
+        elif self._is_plain(job.fragment):
+            self._receive_in_place(job.fragment, job.received)
         else:
             numel = self.layout.fragments[job.fragment].numel
             theta = gather(self.layout, job.fragment, self.tensors, out=self._scratch[:numel])
@@ -94,6 +96,23 @@ class Island:
         if self._side is not None:
             self._keep_until_used(job.received)
         return True
+
+    def _is_plain(self, fragment: int) -> bool:
+        """Its values lie in host memory as they travel: no copy is needed to work on them.
+
+        On a device it would be, for a kernel launched per piece costs more than the copy.
+        """
+        tensors = [self.tensors[piece.name] for piece in self.layout.fragments[fragment].pieces]
+        return self.device.type == "cpu" and all(
+            each.dtype == torch.float32 and each.is_contiguous() for each in tensors
+        )
+
+    def _receive_in_place(self, fragment: int, received: Received) -> None:
+        """The same arithmetic piece by piece: half the bytes of doing it in a copy."""
+        for piece in self.layout.fragments[fragment].pieces:
+            row_numel = piece.numel // (piece.row_stop - piece.row_start)
+            rows = self.tensors[piece.name].detach().view(-1)[piece.row_start * row_numel :]
+            receive_(rows[: piece.numel], part_of(received, piece.offset, piece.stop))
 
     def _keep_until_used(self, received: Received) -> None:
         """Their memory was taken on the side stream and is read on this one."""

@@ -32,6 +32,15 @@ class Received:
     alpha: float = 0.0
 
 
+def part_of(received: Received, start: int, stop: int) -> Received:
+    """What an install of these values alone needs."""
+    base, accepted = (
+        None if whole is None else whole[start:stop] for whole in (received.base, received.accepted)
+    )
+    published = received.published[start:stop]
+    return Received(received.rule, published, base, accepted, received.alpha)
+
+
 @torch.no_grad()
 def receive_(theta: Tensor, received: Received) -> Tensor:
     """The new parameters, in `theta`'s own memory."""
