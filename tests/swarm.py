@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from atoll.simulator.swarm import Outcome, run_seed  # noqa: E402
+from atoll.simulator.swarm import Outcome, run_seed
 
 
 def main() -> int:
