@@ -78,13 +78,19 @@ def test_the_version_is_shown(capsys):
 
 
 def test_every_command_is_there_and_says_in_its_help_what_the_table_says(capsys):
-    for name, line in cli.COMMANDS.items():
-        command = cli.load(name)
-        assert (command.__doc__ or "").split("\n")[0] == line, f"first line of {name}'s docstring"
-        with pytest.raises(SystemExit) as end:
-            cli.main([name, "--help"])
-        assert end.value.code == 0
-        assert "--json" in capsys.readouterr().out, f"{name} has no --json"
+    tables = {("atoll.cli",): cli.COMMANDS}
+    for group in cli.GROUPS:
+        tables["atoll.cli", group] = importlib.import_module(f"atoll.cli.{group}").COMMANDS
+    for (*path,), table in tables.items():
+        for name, line in table.items():
+            command = cli.load(".".join(path), name)
+            words = [*path[1:], name]
+            said = (command.__doc__ or "").split("\n")[0]
+            assert said == line, f"first line of {words}'s docstring"
+            with pytest.raises(SystemExit) as end:
+                cli.main([*words, "--help"])
+            assert end.value.code == 0
+            assert "--json" in capsys.readouterr().out, f"{words} has no --json"
 
 
 def test_a_command_is_imported_only_when_it_is_named(monkeypatch):

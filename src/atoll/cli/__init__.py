@@ -1,5 +1,7 @@
 """The command line: `atoll <command>`. One file per command, loaded only when it is called.
 
+A group of commands, such as `simulate`, is a package with a table of its own.
+
 To add a command `watch`, write `atoll/cli/watch.py` with a function `watch` whose parameters are
 `Annotated[..., typer.Option(...)]`, and add its line to `COMMANDS`. The file may import what it
 likes at its top: `atoll --help` shows the line from the table and loads no command, hence no torch.
@@ -42,6 +44,11 @@ COMMANDS: Final[dict[str, str]] = {
 }
 """Every command and its line in `atoll --help`, in the order of the help."""
 
+GROUPS: Final[dict[str, str]] = {
+    "simulate": "Try a set-up in virtual time: goodput, bandwidth, loss under failures.",
+}
+"""Commands that have commands of their own, in `atoll/cli/<group>/`."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command: the edge of the process, where errors become words and exit codes."""
@@ -65,23 +72,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
     """The application with the commands that are named loaded, the others as a line of help."""
-    app = typer.Typer(
-        help="Train one model over islands of compute that come and go.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
+    app = _new_app("Train one model over islands of compute that come and go.")
     app.callback()(_options)
-    for name, line in COMMANDS.items():
-        app.command(name, short_help=line)(load(name) if name in arguments else _not_loaded)
+    named = next((each for each in arguments if each in COMMANDS or each in GROUPS), "")
+    _add_commands(app, "atoll.cli", COMMANDS, named)
+    for name, line in GROUPS.items():
+        group = _new_app(line)
+        table: dict[str, str] = importlib.import_module(f"atoll.cli.{name}").COMMANDS
+        rest = arguments[arguments.index(name) + 1 :] if name == named else []
+        _add_commands(group, f"atoll.cli.{name}", table, next((a for a in rest if a in table), ""))
+        app.add_typer(group, name=name, short_help=line)
     return app
 
 
-def load(name: str) -> Callable[..., Any]:
+def _new_app(line: str) -> typer.Typer:
+    return typer.Typer(
+        help=line, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
+
+
+def _add_commands(app: typer.Typer, package: str, table: dict[str, str], named: str) -> None:
+    """The command that is named loaded, the others as a line of help."""
+    for name, line in table.items():
+        app.command(name, short_help=line)(load(package, name) if name == named else _not_loaded)
+
+
+def load(package: str, name: str) -> Callable[..., Any]:
     """The function behind a command."""
     function = name.replace("-", "_")
     command: Callable[..., Any] = getattr(
-        importlib.import_module(f"atoll.cli.{function}"), function
+        importlib.import_module(f"{package}.{function}"), function
     )
     return command
 
