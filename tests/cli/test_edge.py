@@ -28,7 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, error: BaseException, *options: str) ->
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, "fails", "Fails.")
-    monkeypatch.setattr(cli, "load", lambda name: fails)
+    monkeypatch.setattr(cli, "load", lambda package, name: fails)
     try:
         return cli.main(["fails", *options])
     except SystemExit as end:
