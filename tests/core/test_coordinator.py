@@ -330,6 +330,31 @@ def test_away_learner_resumes_its_session_before_the_lease_ends() -> None:
     assert not said(office.wait(5.0), msg.Departed)
 
 
+def test_shards_hear_of_a_departure_only_when_a_crash_cannot_undo_it() -> None:
+    office = Office()
+    a = office.join("a")
+    kept, office.log = office.core.snapshot(), []
+    office(ev.Disconnected("a", a, "reset"))
+    office.hold_back = True
+    office.wait(150.0)  # farewells are repeated meanwhile, but not this one
+    office(ev.Connected("shard-0", 0))
+    assert office.core.status()["registered"] == 0
+    assert not said(office.out, msg.Departed)
+    lost, office.log = office.log, []
+    office.crash(kept)
+    office(msg.Hello("a", "a-process", "layout-1", a))
+    assert said(office.out, msg.Welcome)[0].incarnation == a, "for the shards it never went"
+
+    office.log = lost
+    office.crash(kept)
+    assert ("a", a) in {(each.learner, each.incarnation) for each in _departed_after(office)}
+
+
+def _departed_after(office: Office) -> list[msg.Departed]:
+    """What a shard that comes back is told of departures."""
+    return said(office(ev.Connected("shard-1", 0)), msg.Departed)
+
+
 def test_a_learner_that_is_away_for_a_lease_is_gone_and_comes_back_as_a_new_life() -> None:
     office = Office()
     a = office.join("a")

@@ -217,13 +217,24 @@ class Attendance:
             "tokens": str(life.tokens),
         }
         desk.record("departed", fields, reason, wait=False)
-        self._send_farewell(desk.shards, incarnation, state.farewells[incarnation])
+        farewell = state.farewells[incarnation]
+        if code == REPLACED:  # the newer life is durable, and says it
+            self._send_farewell(desk.shards, incarnation, farewell)
+        else:
+            farewell.record = state.record_number
         desk.out.append(fx.Note(reason))
         if code == LEFT:
             self._begin_lease(life)
             self.release_if_settled(life)
         if incarnation == state.initialiser_life:
             self._phases.name_initialiser()
+
+    def departure_is_durable(self, number: int) -> None:
+        """A life that is over is over for good: shards may know."""
+        for incarnation, farewell in self._desk.state.farewells.items():
+            if farewell.record == number:
+                farewell.record = 0
+                self._send_farewell(self._desk.shards, incarnation, farewell)
 
     def release_if_settled(self, life: Life) -> None:
         """A learner that left keeps its leases until all it handed in has its fate."""
@@ -269,7 +280,8 @@ class Attendance:
             if not life.ending and index not in life.strangers:
                 life.strangers.append(index)
         for incarnation, farewell in state.farewells.items():
-            self._send_farewell((party,), incarnation, farewell)
+            if not farewell.record:
+                self._send_farewell((party,), incarnation, farewell)
         self.roll_call((party,))
         self._phases.send_finish((party,))
 
@@ -286,7 +298,7 @@ class Attendance:
     def farewells_again(self) -> None:
         """Nobody confirms a farewell, so the newest are said a few times."""
         for incarnation, farewell in self._desk.state.farewells.items():
-            if farewell.again > 0:
+            if farewell.again > 0 and not farewell.record:
                 farewell.again -= 1
                 self._send_farewell(self._desk.shards, incarnation, farewell)
 
@@ -300,6 +312,8 @@ class Attendance:
         """Everybody is away with a whole lease before them; lives that are over are let go."""
         desk, state = self._desk, self._desk.state
         state.lease_ends.clear()
+        for farewell in state.farewells.values():
+            farewell.record = 0
         for life in list(state.lives.values()):
             if life.ending == REPLACED:
                 desk.release(life)

@@ -268,8 +268,8 @@ class CoordinatorCore:
     def _persisted(self, event: ev.Persisted) -> None:
         record = self.state.pending.pop(event.number, None)
         if record is None:
-            return
-        if record.kind == "incarnation":
+            self._attendance.departure_is_durable(event.number)
+        elif record.kind == "incarnation":
             self._attendance.begin_life(record)
         elif record.kind == "phase":
             self._phases.enter(record)

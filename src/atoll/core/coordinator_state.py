@@ -99,11 +99,16 @@ class Life:
 
 @dataclass(slots=True)
 class Farewell:
-    """A departure that shards may have to be told again."""
+    """A departure that shards may have to be told again.
+
+    `record` is that of the departure while it is not durable: until then nobody is told, or a crash
+    could bring back a life that shards hold to be over.
+    """
 
     learner: str
     code: str
     again: int = TELL_AGAIN
+    record: int = 0
 
 
 @dataclass(slots=True)

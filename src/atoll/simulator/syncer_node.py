@@ -173,7 +173,7 @@ class ShardNode(PartyNode):
 
 
 class CoordinatorNode(PartyNode):
-    """The coordinator: its core, and its last durable record."""
+    """The coordinator: its core, and its durable records over a snapshot."""
 
     core: CoordinatorCore
 
@@ -181,22 +181,36 @@ class CoordinatorNode(PartyNode):
         super().__init__(world, COORDINATOR)
         self.core = CoordinatorCore(world.settings, world.run)
         self.kept: CoordinatorState = self.core.snapshot()
+        self.log: list[ev.RecordRecovered] = []
 
     def carry_out(self, effect: fx.Effect) -> None:
         """Records, beside what every party does."""
         if isinstance(effect, fx.Persist):
-            self.kept = self.core.snapshot()
-            self.later(self.world.merge_s / 2, ev.Persisted(effect.number))
+            self._persist(effect)
         else:
             super().carry_out(effect)
 
+    def _persist(self, order: fx.Persist) -> None:
+        life = self.life
+
+        def durable() -> None:
+            if self.life == life:
+                self.log.append(ev.RecordRecovered(order.number, order.kind, order.fields))
+                if len(self.log) >= SNAPSHOT_EVERY:
+                    self.kept, self.log = self.core.snapshot(), []
+                self.tell(ev.Persisted(order.number))
+
+        self.world.clock.after(self.world.merge_s / 2, durable)
+
     def start(self) -> None:
-        """A new process takes over from the last record, under a higher epoch."""
+        """A new process takes over from what is durable, under a higher epoch."""
         assert not self.alive
         self.alive = True
         self.life += 1
         self.epoch += 1
         self.core = CoordinatorCore.restore(self.world.settings, self.world.run, self.kept)
+        for each in self.log:
+            self.tell(each)
         self.tell(ev.Restarted(self.epoch))
 
 
