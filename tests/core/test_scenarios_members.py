@@ -227,6 +227,33 @@ def test_what_a_leaver_handed_in_is_merged_and_what_a_lost_one_did_is_not() -> N
         assert shard.merged_names() == (["a", "b"] if left else ["a"])
 
 
+def test_islands_under_ever_new_names_leave_nothing_behind_in_a_shard() -> None:
+    shard = HandShard("a")
+    for number in range(10, 40):
+        name, left = f"spot-{number}", number % 2 == 0
+        shard.join(name, number)
+        shard.round("a", name)
+        assert name in shard.fragment().marks
+        shard.apart[name] = True
+        shard(msg.Departed(name, number, "left" if left else "lost", left=left))
+    shard.round("a")
+    assert sorted(shard.core.state.seats) == ["a"]
+    assert sorted(shard.fragment().marks) == ["a"]
+
+
+def test_what_a_leaver_handed_in_keeps_its_seat_until_it_is_merged() -> None:
+    shard = HandShard("a", "b")
+    shard.steps(4)
+    shard.arrive("b")
+    shard(msg.Departed("b", 2, "left", left=True))
+    assert "b" in shard.core.state.seats
+    shard.arrive("a")
+    shard.close()
+    assert shard.merged_names() == ["a", "b"]
+    shard.merge()
+    assert "b" not in shard.core.state.seats
+
+
 # ---------------------------------------------------------------- the end
 
 

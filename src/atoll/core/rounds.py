@@ -173,12 +173,34 @@ class Rounds(ShardDesk):
         fragment.published_s = self._now
         self._publish_to(self._connected_names(), fragment, "merged")
         self._send((COORDINATOR,), self._settled(fragment), Reason("merged", ""))
+        self._forget_the_gone(fragment)
         if fragment.last_called:
             self._finalize(fragment)
         elif self.state.finish_limit_s > 0:
             self._call_last(self._index(fragment.number))
         else:
             self._call_due()
+
+    def _forget_the_gone(self, fragment: Fragment) -> None:
+        """Let go of lives that are over for good, or islands under ever new names would pile up."""
+        state = self.state
+        for name in [n for n, s in state.seats.items() if s.left and self._is_gone(n, s)]:
+            del state.seats[name]
+        for name, mark in list(fragment.marks.items()):
+            if name not in state.seats and state.over.get(name, 0) >= mark.incarnation:
+                del fragment.marks[name]
+
+    def _is_gone(self, name: str, seat: Seat) -> bool:
+        """Whether a life is known to be over, with nothing of it still to be merged."""
+        if self.state.over.get(name, 0) < seat.incarnation:
+            return False
+        for fragment in self.state.fragments:
+            round, merge = fragment.round, fragment.merge
+            if name in fragment.fallback or (round is not None and name in round.expected):
+                return False
+            if merge is not None and any(part.cut.id.learner == name for part in merge.parts):
+                return False
+        return True
 
     def _merge_failed(self, event: ev.MergeFailed) -> None:
         fragment = self._fragment(event.fragment)
