@@ -13,16 +13,18 @@ PYTEST_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.atoll-ready
+EXTRAS := dev,hf,parquet,plots,tensorboard,wandb
+EXTRAS_STAMP := $(VENV)/.atoll-extras
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all check format bench fuzz clean distclean FORCE
+.PHONY: help setup setup-extras demo test test-all check format bench fuzz clean distclean FORCE
 
 help:
 	@echo 'make demo      see a small run survive a killed learner and a killed syncer'
 	@echo 'make test      every test that needs nothing but a plain installation'
-	@echo 'make test-all  those and the heavy ones'
+	@echo 'make test-all  those and the heavy ones, with the extras that they need'
 	@echo 'make check     format, lint, types, structure'
 	@echo 'make format    put the format right, and the lint that can be'
 	@echo 'make bench     every benchmark, one after the other'
@@ -42,7 +44,14 @@ endif
 endif
 FORCE:
 
+# What the heavy tests need besides: transformers, datasets, Parquet, charts, TensorBoard, W&B.
+$(EXTRAS_STAMP): $(STAMP)
+	@$(PYTHON) scripts/setup_venv.py --venv $(VENV) --torch '$(TORCH)' \
+		--venv-flags='$(VENV_FLAGS)' --extras $(EXTRAS) --stamp $@
+
 setup: $(STAMP)
+
+setup-extras: $(EXTRAS_STAMP)
 
 demo: $(STAMP)
 	@$(BIN)/atoll demo
@@ -50,7 +59,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-test-all: $(STAMP)
+test-all: $(EXTRAS_STAMP)
 	$(BIN)/python -m pytest -m 'heavy or not heavy' $(PYTEST_FLAGS)
 
 check: $(STAMP)

@@ -22,6 +22,8 @@ from atoll.access.invite import Invite
 from atoll.access.private import write_private
 from atoll.access.tls import issue_server, make_authority, write_credentials
 from atoll.access.tokens import new_secret
+from atoll.chaos.links import Links
+from atoll.chaos.proxy import Shape
 from atoll.ferry.bulk import BulkConnection, Request
 from atoll.ferry.door import door_of
 from atoll.ferry.pace import Pace
@@ -29,7 +31,6 @@ from atoll.ferry.pace import Pace
 RUN = "bench"
 STOP_S = 20.0
 ENDLESS_TOKENS = 10**15
-_PROXY = Path(__file__).with_name("_proxy.py")
 
 
 class Lagoon:
@@ -43,7 +44,7 @@ class Lagoon:
     ) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="atoll-bench-"))
         self._mbit_s = mbit_s
-        self._link: subprocess.Popen[str] | None = None
+        self._link: Links | None = None
         self._syncer: subprocess.Popen[str] | None = None
         self._secret = new_secret()
         write_private(self.home / "secret", self._secret.reveal().encode())
@@ -55,10 +56,12 @@ class Lagoon:
 
     def __enter__(self) -> Self:
         self.start(new=True)
+        port = self._port
         if self._mbit_s is not None:
-            command = [sys.executable, str(_PROXY), str(self._port), str(self._mbit_s)]
-            self._link = _child(command)
-        port = self._port if self._link is None else int(_first_line(self._link))
+            self._link = Links(self._port, 1)
+            self._link.open()
+            self.link("mend")
+            port = self._link.ports[0]
         self.invite = Invite(RUN, (Address("127.0.0.1", port),), self._ca_pem, self._secret)
         """The way in, over the link where there is one."""
         return self
@@ -69,10 +72,11 @@ class Lagoon:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for process in (self._link, self._syncer):
-            if process is not None:
-                process.kill()
-                process.wait(STOP_S)
+        if self._link is not None:
+            self._link.close()
+        if self._syncer is not None:
+            self._syncer.kill()
+            self._syncer.wait(STOP_S)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def start(self, new: bool = False) -> None:
@@ -104,9 +108,9 @@ class Lagoon:
 
     def link(self, word: str) -> None:
         """`cut` or `mend` the link."""
-        assert self._link is not None and self._link.stdin is not None
-        self._link.stdin.write(f"{word}\n")
-        self._link.stdin.flush()
+        assert self._link is not None and self._mbit_s is not None
+        shape = Shape(mbit_s=self._mbit_s, cut=word == "cut")
+        self._link.shape([0], shape, shape)
 
     def status(self) -> dict[str, Any]:
         """The syncer's status."""

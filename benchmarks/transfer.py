@@ -8,8 +8,8 @@ at once), uploader and downloader. In turn (A B A B), without TLS and under it:
 * out, parts: a published version in full, in ranges. Its sha256 is checked afterwards:
 * out, checked: with copy and digest.
 
-Then through a link of 1 Gbit/s (`_proxy.py`), as shares of its nominal rate, and the round trip of
-a ping on the control connection, quiet and while parts flow in and out by turns, flat out: from
+Then through a link of 1 Gbit/s (`atoll.chaos.proxy`), as shares of its nominal rate, and the round
+trip of a ping on the control connection, quiet and while parts flow in and out by turns, flat out: from
 another process, as another learner sees it, and from the process that carries the bytes.
 
 Client and syncer share the machine's cores, so on two cores the sum of both is what shows.

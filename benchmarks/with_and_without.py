@@ -7,8 +7,9 @@ ways.
 
 * unpaced: every learner trains as fast as it can, so on as many cores as learners the syncer's work
   is taken from training; that is its cost.
-* paced: a step takes at least as long as keeps all cores below 60 % busy, as with accelerators that
-  train while the cores have little to do.
+* paced: a step takes as long as keeps learners, ferries and syncer together below 60 % of all
+  cores, as with accelerators that train while the cores have little to do. How long that is, a few
+  seconds with Atoll beside find out.
 
 Aim: 98 % of the tokens kept. Kept is the median over turns; `work` is the same of tokens per second
 of processor time, with that of the syncer and all threads counted, which other programs on the
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -45,8 +47,10 @@ from atoll.train.step import build_optimizer, train_step
 SEED = 0
 AIM = 0.98
 BATCH_SIZE = 4
-PACED_BUSY = 0.45
-"""Share of a core that a paced learner takes; the syncer and the ferries come on top."""
+PACED_BUSY = 0.5
+"""Share of all cores that paced learners, ferries and the syncer take together."""
+MOST_BUSY = 0.6
+TRIAL_S = 4.0
 AHEAD_S = 3.0
 """From an order to the first second that counts."""
 LEAVE_S = 3.0
@@ -79,6 +83,8 @@ class Row:
     with_tokens_per_s: list[float]
     busy_without: float
     busy_with: float
+    own_busy: float
+    """Share of all cores that learners, ferries and syncer took together."""
     merges_per_s: float
     participation: float
     syncer_cores: float
@@ -181,12 +187,29 @@ class Fleet:
             child.wait(30.0)
 
 
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def settings_of(M: int) -> dict[str, Any]:
+    protocol = {"M": M, "P": 24, "H": 24}
+    return {"protocol": protocol, "uplink": "int8", "merge": {"downlink_codec": "int8"}}
+
+
+def pace(fleet: Fleet, min_step_s: float) -> float:
+    """The step with which everything together leaves the cores enough room."""
+    with Lagoon(settings_of(len(fleet.children))) as lagoon:
+        write_invite(lagoon.home / "run.invite", lagoon.invite)
+        invite = str(lagoon.home / "run.invite")
+        took = fleet.train(lagoon, invite, TRIAL_S, min_step_s).cores
+        time.sleep(LEAVE_S)
+    return round(min_step_s * max(1.0, took / (PACED_BUSY * num_cores())), 3)
+
+
 def measure(fleet: Fleet, how: str, min_step_s: float, turns: int, seconds: float) -> Row:
     M = len(fleet.children)
-    protocol = {"M": M, "P": 24, "H": 24}
-    settings = {"protocol": protocol, "uplink": "int8", "merge": {"downlink_codec": "int8"}}
     alone, together, cpu_s = [], [], 0.0
-    with Lagoon(settings) as lagoon:
+    with Lagoon(settings_of(M)) as lagoon:
         write_invite(lagoon.home / "run.invite", lagoon.invite)
         for _ in range(turns):
             alone.append(fleet.train(lagoon, "", seconds, min_step_s))
@@ -207,6 +230,7 @@ def measure(fleet: Fleet, how: str, min_step_s: float, turns: int, seconds: floa
         [each.tokens_per_s for each in together],
         median(each.busy_cores for each in alone),
         median(each.busy_cores for each in together),
+        median(each.cores for each in together) / num_cores(),
         status["counts"]["merges"] / turns / (seconds + AHEAD_S),
         shard["participation"],
         cpu_s / turns,
@@ -219,11 +243,14 @@ def show(row: Row) -> None:
     middle = median(row.kept)
     kept = f"kept {middle:6.1%} ({row.kept[0]:.1%} to {row.kept[-1]:.1%})"
     verdict = f"aim {AIM:.0%}: {'met' if middle >= AIM else 'missed'}"
+    if row.how == "paced" and row.own_busy > MOST_BUSY:
+        verdict += f", not paced: {row.own_busy:.0%} of the cores"
     print(f"{row.how:8} M {row.M}  {kept}  work {median(row.kept_work):6.1%}   {verdict}")
     print(
         f"{'':13} tokens/s {median(row.without_tokens_per_s):7.0f} without, "
         f"{median(row.with_tokens_per_s):7.0f} with  busy cores {row.busy_without:.2f}, "
-        f"{row.busy_with:.2f} (syncer {row.syncer_cores:.2f})  merges/s {row.merges_per_s:.1f}",
+        f"{row.busy_with:.2f} (syncer {row.syncer_cores:.2f})  own {row.own_busy:.0%} of all  "
+        f"merges/s {row.merges_per_s:.1f}",
         flush=True,
     )
 
@@ -249,7 +276,7 @@ def main() -> None:
         flat_out = fleet.train(lagoon, "", 4.0, 0.0).tokens_per_cpu_s * arguments.learners
     step_tokens = BATCH_SIZE * ModelSettings.preset("small").context
     step_s = step_tokens * arguments.learners / flat_out
-    paced_s = round(step_s / PACED_BUSY, 3)
+    paced_s = pace(fleet, step_s * arguments.learners / (PACED_BUSY * num_cores()))
     rows = [
         measure(fleet, how, min_step_s, turns, seconds)
         for how, min_step_s in (("unpaced", 0.0), ("paced", paced_s))

@@ -254,7 +254,8 @@ def set_up(environment: Environment, wanted: str, extras: str) -> None:
     pins = environment.folder / "pins.txt"
     site_names = frozenset(normal_name(name) for name in names)
     pins.write_text(pins_for(constraints, torch_version, site_names), encoding="utf-8")
-    say(f"installing Atoll with [{extras}] and what it needs, about 0.1 GB besides torch; a minute")
+    size = "about 0.1 GB besides torch; a minute" if extras == "dev" else "about 0.8 GB; minutes"
+    say(f"installing Atoll with [{extras}] and what it needs, {size}")
     pinned_quietly = ["-qq", "--constraint", str(pins)]
     # The build tool comes first, so that pip builds with it and fetches none of its own.
     environment.pip(*pinned_quietly, "--no-deps", BUILD_TOOL)

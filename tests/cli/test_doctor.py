@@ -33,6 +33,7 @@ def test_json_is_one_document_and_agrees_with_the_exit_code(capsys, tmp_path):
         "disk",
         "compiler",
         "bbr",
+        "extras",
     ]
 
 
@@ -119,3 +120,15 @@ def test_a_kernel_without_bbr_is_a_warning_that_names_what_it_has(monkeypatch, t
     found = doctor_module.examine_congestion_control()
     assert found.status == "warn"
     assert "reno cubic" in found.value
+
+
+def test_an_extra_that_is_not_here_names_what_brings_it(monkeypatch):
+    def version_of(name: str) -> str:
+        if name == "wandb":
+            raise doctor_module.PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr(doctor_module, "version_of", version_of)
+    found = doctor_module.examine_extras()
+    assert found.status == "ok" and "datasets 1.2" in found.value
+    assert "wandb (pip install 'atoll[wandb]')" in found.note and "datasets" not in found.note

@@ -26,11 +26,14 @@ uplink = "int8"
 run = "small"
 budget_tokens = 20_000
 last_round_s = 5.0
+progress_every_s = 0.1
 [protocol]
 P = 4
 H = 4
 [merge]
 downlink_codec = "int8"
+[service]
+keep_every_tokens = 5000
 [train]
 batch_size = 4
 num_evaluation_batches = 2
@@ -104,6 +107,35 @@ def test_a_syncer_gives_the_same_and_an_invite_is_enough(trained, tmp_path, caps
     assert not (tmp_path / "plain/config.json").exists()
     weights = _files(tmp_path / "plain")["model.safetensors"]
     assert weights == _files(tmp_path / "store")["model.safetensors"]
+
+
+def test_snapshots_are_named_and_one_of_them_comes_out_as_it_was(trained, tmp_path, capsys):
+    run_dir, report = trained
+    assert export(run_dir, "--list", "--json") == 0
+    kept = json.loads(capsys.readouterr().out)["snapshots"]
+    tokens = [each["tokens"] for each in kept]
+    assert len(kept) >= 3 and tokens == sorted(tokens)
+    assert any("the first after" in each["why"] for each in kept)
+    assert export(run_dir, "--list") == 0
+    assert str(kept[0]["number"]) in capsys.readouterr().out
+    early, last = (_snapshot(run_dir, kept[at]["number"], tmp_path / str(at)) for at in (0, -1))
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [each["source"] for each in documents] == ["snapshot", "snapshot"]
+    assert sum(documents[0]["versions"]) < sum(documents[1]["versions"])
+    assert last == pytest.approx(report["loss_last"], abs=1e-4)
+    assert early != last, "they are of different moments"
+
+
+def _snapshot(run_dir: Path, number: int, out: Path) -> float:
+    assert export(run_dir, "--snapshot", number, "--out", out, "--json") == 0
+    return loss_of(load_file(out / "model.safetensors"), read_run_file(run_dir / "run.toml"))
+
+
+def test_a_snapshot_that_is_not_kept_names_the_way_to_those_that_are(trained, tmp_path, capsys):
+    assert export(trained[0], "--snapshot", 99999, "--out", tmp_path / "x") == 2
+    assert "--list" in capsys.readouterr().err
+    assert export(trained[0]) == 2
+    assert "--out is missing" in capsys.readouterr().err
 
 
 def _files(folder: Path) -> dict[str, bytes]:

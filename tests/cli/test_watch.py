@@ -29,6 +29,9 @@ STATUS: dict[str, Any] = {
         "trained": 250_000,
         "merged": 240_000,
         "budget": 1_000_000,
+        "data_pass": 1,
+        "leases_held": 3,
+        "repeated_items": 1234,
     },
     "shards": {
         "0": {"tally": {"merges": 7, "thin": 1, "learners_merged": 9, "learners_live": 12}},
@@ -66,7 +69,8 @@ def test_a_look_shows_what_matters():
         "run 'reef'  training  25%  250k of 1,000k tokens",
         "1 of the 2 learners that a merge needs are live",
         "2 registered: 1 live, 0 busy, 1 away",
-        "12 merges (1 thin), participation 75%",
+        "12 merges (1 thin) of 1.2 learners each, participation 75%",
+        "1 whole pass over the data, 3 leases held, 1,234 items repeated",
         "2.5 MB in, 1.0 MB out",
         "away (not connected)",
     ):
@@ -92,7 +96,7 @@ def prepared(tmp_path: Path) -> tuple[Path, RunFolder]:
     port, folder = free_port(), RunFolder(tmp_path / "reef")
     run_file = tmp_path / "reef.toml"
     run_file.write_text(run_file_text(Choices("reef", port, "127.0.0.1", 2, "tiny")))
-    folder.admit("reef", Address("127.0.0.1", port), has_tls=True)
+    folder.admit("reef", [Address("127.0.0.1", port)], has_tls=True)
     return run_file, folder
 
 

@@ -25,8 +25,8 @@ from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.core.coordinator import CoordinatorCore, RunSettings
-from atoll.core.ids import Cut, CutId, Mark
-from atoll.core.invariants import check_learner, check_shard
+from atoll.core.ids import Cut, CutId, Mark, TransferId
+from atoll.core.invariants import check_coordinator, check_learner, check_shard
 from atoll.core.learner import LearnerCore
 from atoll.core.settings import ProtocolSettings
 from atoll.core.shard import ShardCore
@@ -53,7 +53,7 @@ def scenes() -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """States of a shard, the coordinator and a learner at moments of a run, by name."""
     link = Link(delay_s=0.05, jitter_s=0.05, bulk_s=0.7)
     islands = [Island(name, 0.5, 0.1, link) for name in ("a", "b", "c")]
-    world = World(PROTOCOL, RUN, islands, Conditions(seed=5, merge_s=0.2))
+    world = World(PROTOCOL, RUN, islands, Conditions(seed=5, merge_s=0.2, restore_s=20.0))
     found = [("nobody is there", [core.snapshot() for core in at(world)])]
     for name, seconds in (("joining", 0.12), ("welcome", 0.1), ("version 0 comes", 0.45)):
         world.run_for(seconds)
@@ -70,6 +70,12 @@ def scenes() -> tuple[tuple[str, tuple[Any, ...]], ...]:
     world.run_for(1.0)
     world.start_syncer()
     found.append(("the syncer is back", [core.snapshot() for core in at(world)]))
+    world.run_for(4.0)
+    world.learners["b"].kill()
+    world.learners["b"].start()
+    for fragment in range(3):
+        world.run_until(lambda at=fragment: world.learners["b"].core.state.restore.taken == at, 9.0)
+        found.append((f"restoring {fragment}", [core.snapshot() for core in at(world)]))
     world.run_for(8.0)
     world.learners["b"].core.handle(world.clock.now_s, ev.LeaveAsked("the loop is over", 5.0))
     found.append(("leaving", [core.snapshot() for core in at(world)]))
@@ -113,6 +119,8 @@ def test_the_scenes_are_what_they_are_called() -> None:
         for h in by_name[f"training {n}"][LEARNER].holdings
     )
     assert by_name["the syncer is back"][SHARD].epoch == 2
+    assert by_name["restoring 1"][LEARNER].restore.taken == 1
+    assert by_name["restoring 1"][COORDINATOR].asks
     assert by_name["leaving"][LEARNER].phase == "leaving"
     assert by_name["last rounds"][COORDINATOR].phase == "finishing"
     assert by_name["ended"][COORDINATOR].phase == "ended"
@@ -163,6 +171,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     Cut: cut,
     CutId: cut_id,
     Mark: mark,
+    TransferId: st.builds(TransferId, whole, whole, whole),
 }
 
 
@@ -231,11 +240,19 @@ def right_values(core: Core) -> dict[str, list[Any]]:
         marks = [Mark("b", state.incarnation, each.id.number, 7) for each in cuts]
         values["merged_by"] = [tuple(marks)]
         values["version"] = [h.latest + 1 for h in state.holdings]
+        mine = [TransferId(state.incarnation, 9, 8), TransferId(9, state.incarnation, 8)]
+        values["transfer"] = [*mine, state.restore.transfer, state.lending.transfer]
+        values["index"] = [state.restore.taken, 0, 1]
         values["cuts"] = [tuple(h.number for h in state.holdings if h.cut)]
         values["installs"] = [tuple(h.number for h in state.holdings if h.install)]
         return values
     members = state.roster.members
     lives = [member.incarnation for member in members.values()]
+    if isinstance(core, CoordinatorCore) and state.asks:
+        values["transfer"] = [ask.transfer for ask in state.asks.values()]
+        values["index"] = [ask.arrived for ask in state.asks.values()]
+        values["attempt"] = [ask.transfer.attempt for ask in state.asks.values()]
+        values["kind"], values["left_s"] = ["optimizer"], [5.0]
     values["incarnation"] = [members["b"].incarnation] if "b" in members else [*lives, 1]
     if isinstance(core, ShardCore):
         pending = [f.merge for f in state.fragments if f.merge is not None]
@@ -277,6 +294,8 @@ def feed(core: Core, event: Any) -> list[fx.Effect]:
         assert check_shard(core.state) == []
     if isinstance(core, LearnerCore):
         assert check_learner(core.state) == []
+    if isinstance(core, CoordinatorCore):
+        assert check_coordinator(core.state) == []
     due_s = core.next_deadline_s()
     if due_s < math.inf:
         core.handle(max(due_s, now_s), ev.Tick())

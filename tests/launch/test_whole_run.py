@@ -31,6 +31,9 @@ H = 4
 [merge]
 downlink_codec = "int8"
 
+[service]
+tape_payloads = {payloads}
+
 [outer]
 kind = "sgd"
 lr = 1.0
@@ -72,9 +75,9 @@ def answer(*arguments: str, status: int = 0) -> dict[str, object]:
     return document
 
 
-def run_file(folder: Path, budget: int) -> Path:
+def run_file(folder: Path, budget: int, payloads: str = "false") -> Path:
     path = folder / "small.toml"
-    path.write_text(RUN.format(budget=budget))
+    path.write_text(RUN.format(budget=budget, payloads=payloads))
     return path
 
 
@@ -90,6 +93,12 @@ def processes_of(run_dir: Path) -> list[int]:
             if str(run_dir) in command:
                 found.append(int(entry.name))
     return found
+
+
+def spares_of(run_dir: Path) -> list[int]:
+    """Those of them that wait to become a learner."""
+    commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in processes_of(run_dir)}
+    return [pid for pid, path in commands.items() if b"atoll.cli.spare" in path.read_bytes()]
 
 
 def wait_until(what: str, is_so: object) -> None:
@@ -110,7 +119,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason=
 
 def test_a_run_trains_to_its_end_and_its_report_is_true(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    report = answer("train", str(run_file(tmp_path, 60_000)), "--dir", str(run_dir), "--json")
+    file = run_file(tmp_path, 60_000, payloads="true")
+    report = answer("train", str(file), "--dir", str(run_dir), "--json")
     assert report["loss_last"] < report["loss_first"] - 1.0  # type: ignore[operator]
     assert report["tokens_trained"] >= 60_000  # type: ignore[operator]
     assert report["ledger_balanced"] and report["verified"] and report["faults"] == 0
@@ -119,6 +129,8 @@ def test_a_run_trains_to_its_end_and_its_report_is_true(tmp_path: Path) -> None:
     assert verdict["ok"] and len(verdict["checks"]) > 10  # type: ignore[arg-type]
     replayed = answer("replay", str(run_dir), "--json")
     assert replayed["equal"] and replayed["events"] > 100  # type: ignore[operator]
+    assert replayed["merges"] == replayed["versions_recomputed"] > 10  # type: ignore[operator]
+    assert replayed["merges"] == report["merges"]
     assert processes_of(run_dir) == []
 
 
@@ -141,6 +153,7 @@ def test_a_killed_parent_takes_its_children_with_it(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = atoll("train", str(run_file(tmp_path, 10_000_000)), "--dir", str(run_dir))
     wait_until("a learner steps", lambda: has_stepped(run_dir))
+    wait_until("there is a spare", lambda: spares_of(run_dir))
     process.kill()
     process.communicate(timeout=LIMIT_S)
     wait_until("every child has gone", lambda: not processes_of(run_dir))
@@ -148,7 +161,7 @@ def test_a_killed_parent_takes_its_children_with_it(tmp_path: Path) -> None:
 
 def test_a_mistake_in_the_run_file_is_one_line_with_the_fix(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
-    path.write_text(RUN.format(budget=1000).replace("H = 4", "H = 2"))
+    path.write_text(RUN.format(budget=1000, payloads="false").replace("H = 4", "H = 2"))
     process = atoll("train", str(path))
     _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 2

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from atoll.core.ids import CutId
+from atoll.ferry.inner import InnerState
 from atoll.ferry.island import Island
 from atoll.ferry.mailbox import CutJob, InstallJob
 from atoll.ferry.receipt import Received
@@ -52,3 +53,39 @@ def test_device_scalars_are_read_later() -> None:
     later = Later()
     later.give(torch.tensor(7, device="cuda"), torch.tensor(1.5, device="cuda"))
     assert later.settle() == [(7, 1.5)]
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": True}, {"foreach": True}, {"capturable": True}])
+def test_inner_state_is_lent_beside_the_current_stream_and_taken_on_the_device(
+    options: dict[str, bool],
+) -> None:
+    def trained(seed: int, num_steps: int) -> InnerState:
+        torch.manual_seed(seed)
+        tensors: dict[str, torch.Tensor] = {
+            name: torch.nn.Parameter(torch.randn(shape, device="cuda"))
+            for name, shape in {"a": (300, 70), "b": (70,), "c": (2000, 33)}.items()
+        }
+        optimizer = torch.optim.AdamW(tensors.values(), lr=1e-3, **options)
+        for _ in range(num_steps):
+            for tensor in tensors.values():
+                tensor.grad = torch.randn_like(tensor)
+            optimizer.step()
+        return InnerState(Layout.from_tensors(tensors, 3), tensors, [optimizer])
+
+    donor, side = trained(0, 3), torch.cuda.Stream()
+    copies = [donor.plan(fragment) for fragment in range(3)]
+    expected = {
+        name: {key: value.clone() for key, value in holder.state.items()}
+        for name, holder in donor.holders.items()
+    }
+    assert all(copy.take(side) for copy in copies)
+    for holder in donor.holders.values():
+        holder.parameter.grad = torch.ones_like(holder.parameter)
+        holder.optimizer.step()  # what comes after the boundary is not in the copy
+    heir = trained(1, 0)
+    assert heir.install({copy.fragment: copy.body() for copy in copies}) == 9
+    for name, holder in heir.holders.items():
+        for key, value in holder.state.items():
+            wanted = expected[name][key]
+            assert torch.equal(value, wanted), (name, key)
+            assert (value.device, value.dtype) == (wanted.device, wanted.dtype), (name, key)

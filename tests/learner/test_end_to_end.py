@@ -45,10 +45,13 @@ class World:
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.invite: Invite | None = None
         self.stop_file = home / "stop"
-        (home / "settings.json").write_text(json.dumps(SETTINGS))
+        self.write_settings(SETTINGS)
         secret = home / "secret"
         secret.write_text(self.secret.reveal())
         secret.chmod(0o600)
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        (self.home / "settings.json").write_text(json.dumps(settings))
 
     def start_syncer(self, new: bool, port: int = 0) -> None:
         plain = json.loads((self.home / "settings.json").read_text())

@@ -105,7 +105,7 @@ def test_join_installs_every_fragment(joined: tuple[Lagoon, nn.Module, Learner])
     lagoon, model, learner = joined
     for fragment, flat in enumerate(flats(model)):
         assert torch.equal(flat, lagoon.chains[fragment].published.values)
-    assert learner.restored is False
+    assert learner.restored.source == "first"
     assert learner.incarnation == 1
     assert lagoon.layout == Layout.from_module(model, SETTINGS.P).to_dict()
 

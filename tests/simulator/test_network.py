@@ -39,13 +39,6 @@ def test_reordering_delays_some_beyond_those_sent_later() -> None:
     assert max(times) <= 0.5
 
 
-def test_bulk_takes_delay_and_bytes_over_rate_in_each_direction() -> None:
-    link = Link(0.1, up_bytes_s=1e6, down_bytes_s=4e6, bulk_s=0.5)
-    assert link.transfer_s(2_000_000, up=True) == pytest.approx(2.6)
-    assert link.transfer_s(2_000_000, up=False) == pytest.approx(1.1)
-    assert Link(0.1).transfer_s(10**12, up=True) == 0.1, "0 means no limit"
-
-
 def heard(run: Run, kind: type) -> int:
     return sum(party == "a" and type(event) is kind for party, _, event in run.events)
 

@@ -13,7 +13,7 @@ from atoll.store.store import Store, StoreConfig
 
 RUN = "reef"
 KIND = 7
-SMALL = StoreConfig(segment_bytes=400, keep_last=2, reserve_bytes=0)
+SMALL = StoreConfig(segment_bytes=400, reserve_bytes=0)
 
 
 class Value(msgspec.Struct):
@@ -29,12 +29,16 @@ def commit(store: Store, value: int) -> int:
 
 
 def snapshot(store: Store, values: list[int], pinned: bool = False) -> None:
-    """A snapshot that holds `values`, which must be all that was acknowledged."""
+    """A snapshot that holds `values`, which must be all that was acknowledged.
+
+    Each value stands for ten tokens.
+    """
     tensors = {
         "values": torch.tensor(values, dtype=torch.int64),
         "half": torch.tensor(values, dtype=torch.float32).to(torch.bfloat16),
     }
-    store.commit_snapshot(tensors, {"values": values}, store.last_lsn, pinned)
+    tokens = 10 * len(values)
+    store.commit_snapshot(tensors, {"values": values}, store.last_lsn, tokens, pinned)
 
 
 def values_in(recovered: Recovered) -> list[int]:

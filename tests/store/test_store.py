@@ -22,7 +22,8 @@ from atoll.store.errors import (
     RunNotFound,
     SnapshotDamaged,
 )
-from atoll.store.estimate import disk_need
+from atoll.store.estimate import Keeping, disk_need
+from atoll.store.retention import Retention
 from atoll.store.runs import read_run
 from atoll.store.segments import list_segments
 from atoll.store.store import Store, StoreConfig
@@ -324,11 +325,13 @@ def test_nothing_on_disk_is_executable_or_open_to_others(tmp_path: Path) -> None
 
 def test_the_sizes_of_a_store_are_checked() -> None:
     with pytest.raises(ValueError, match="keep_last"):
-        StoreConfig(keep_last=0)
+        Retention(keep_last=0)
+    with pytest.raises(ValueError, match="positive sizes"):
+        StoreConfig(segment_bytes=0)
 
 
 def test_disk_need_of_a_known_case() -> None:
-    need = disk_need(1_000_000_000, H=100, step_s=1.0, snapshot_every_s=500.0, keep_last=2)
+    need = disk_need(1_000_000_000, H=100, step_s=1.0, keeping=Keeping(500.0, keep_last=2))
     assert need.snapshot_bytes == 12_000_000_000
     assert need.log_bytes_per_s == 20e6
     assert need.log_bytes_per_snapshot == 10_000_000_000

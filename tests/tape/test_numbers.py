@@ -16,10 +16,9 @@ from atoll.merge.averaging import AveragingSettings
 from atoll.merge.codecs import encode
 from atoll.merge.merge import Contribution, FragmentMerger, FragmentState, MergeSettings
 from atoll.simulator.payload import NoPayload
-from atoll.tape.format import MergeNote
-from atoll.tape.numbers import MergeRecomputer
-from atoll.tape.payloads import ALL, digest_of
-from atoll.tape.record import TapeSettings
+from atoll.tape.format import PAYLOADS, BaseNote, MergeNote
+from atoll.tape.numbers import MergeRecomputer, state_bytes
+from atoll.tape.payloads import ALL, PayloadFolder, digest_of
 from atoll.tape.replay import replay
 from tape.recorded import Recording, make_world
 
@@ -35,8 +34,10 @@ def first_state(fragment: int) -> FragmentState:
 class SmallPayload(NoPayload):
     """Displacements drawn from the name of the cut; the merge is the real one."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int) -> None:
         super().__init__()
+        self.keep = keep
+        self.folders: dict[str, PayloadFolder] = {}
         self.states = {p: first_state(p) for p in range(6)}
         self.recording: Recording | None = None
 
@@ -61,19 +62,27 @@ class SmallPayload(NoPayload):
             fragment=order.fragment,
             version=order.version,
             backend=merged.backend,
-            contributions=tuple((part.name, "bf16", "") for part in parts),
+            contributions=tuple(
+                (part.name, "bf16", digest_of(body))
+                for part, body in zip(parts, bodies, strict=True)
+            ),
             delta=digest_of(merged.delta_bytes.numpy().tobytes()),
         )
         assert self.recording is not None
-        _, writer = self.recording.writers[f"shard-{order.fragment % 2}"]
-        assert writer.merge(note, bodies) == ""
+        party = f"shard-{order.fragment % 2}"
+        _, writer = self.recording.writers[party]
+        if party not in self.folders:
+            self.folders[party] = PayloadFolder(self.recording.root / party / PAYLOADS, self.keep)
+            self.folders[party].open()
+        self.folders[party].keep((digest_of(body), body) for body in bodies)
+        assert writer.note(note) == ""
         return merged.state.published.digest
 
 
 def record(root: Path, keep: int) -> None:
-    payload = SmallPayload()
+    payload = SmallPayload(keep)
     world = make_world(9, payload=payload)
-    payload.recording = Recording(world, root, TapeSettings(payload_merges=keep))
+    payload.recording = Recording(world, root)
     world.run_for(60)
     payload.recording.close()
 
@@ -89,8 +98,9 @@ def test_every_merge_is_computed_again_to_the_same_bits(tmp_path: Path) -> None:
     record(tmp_path, ALL)
     report = replay(tmp_path, recomputer())
     assert report.equal, report.first_difference
-    assert report.merges == report.merges_recomputed > 10
+    assert report.merges == report.merges_recomputed == report.versions_recomputed > 10
     assert not report.notes
+    assert "published bytes" in report.compared()
 
 
 def test_with_payloads_of_the_last_merges_only_those_are_computed(tmp_path: Path) -> None:
@@ -107,6 +117,7 @@ def test_without_payloads_nothing_is_computed_and_that_is_said(tmp_path: Path) -
     report = replay(tmp_path, recomputer())
     assert report.equal and report.merges_recomputed == 0
     assert len(report.notes) == report.merges
+    assert report.compared().startswith("decisions only")
 
 
 def test_another_averaging_rule_is_found_without_any_state(tmp_path: Path) -> None:
@@ -147,3 +158,18 @@ def test_a_backend_that_is_not_here_is_said() -> None:
     note = MergeNote(fragment=0, version=1, backend="compiled", contributions=())
     order = Merge(0, 1, 1, (), (), (), 0, False, Reason("all_in"))
     assert "not here" in recomputer()(note, order, {}).why_not
+
+
+def test_a_state_that_was_kept_is_followed_and_a_changed_one_refused() -> None:
+    state = MERGER.merge(
+        first_state(0), [Contribution("l0.1.1", "fp32", encode("fp32", torch.ones(NUMEL)), 1.0)]
+    ).state
+    for each in (first_state(0), state):
+        body = state_bytes(each)
+        digest = each.published.digest
+        note = BaseNote(fragment=0, version=each.version, published=digest, payload=digest_of(body))
+        assert recomputer(follow=False).begin(note, body).refused == ""
+        assert "is none" in recomputer(follow=False).begin(note, b"").refused
+        other = state_bytes(MERGER.initial(each.published.values + 1))
+        if not each.version:
+            assert "not what was published" in recomputer().begin(note, other).refused

@@ -10,9 +10,9 @@ from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.core.settings import ProtocolSettings
 from atoll.core.shard import ShardCore
-from atoll.tape.format import ENTRY, Header, MergeNote, segment_files
+from atoll.tape.format import ENTRY, BaseNote, Header, MergeNote, segment_files
 from atoll.tape.payloads import ALL, PayloadFolder, digest_of
-from atoll.tape.read import Entry, TapeError, read_party, read_tapes
+from atoll.tape.read import Entry, StateCheck, TapeError, read_party, read_tapes
 from atoll.tape.record import TapeSettings, TapeWriter
 from tape.recorded import stormy_run
 
@@ -135,34 +135,48 @@ def test_payloads_are_kept_for_the_last_merges_only(tmp_path: Path) -> None:
     folder.open()
     bodies = [[b"a", b"shared"], [b"b", b"shared"], [b"c", b"c2"], [b"d", b"d2"]]
     for each in bodies[:2]:
-        folder.keep(each)
+        folder.keep(named(each))
     assert {p.name for p in folder._directory.iterdir()} == set(
         map(digest_of, (b"a", b"b", b"shared"))
     )
     for each in bodies[2:]:
-        folder.keep(each)
+        folder.keep(named(each))
     assert {p.name for p in folder._directory.iterdir()} == set(
         map(digest_of, (b"c", b"c2", b"d", b"d2"))
     )
     again = PayloadFolder(tmp_path / "payloads", keep_merges=1)
     again.open()
-    again.keep([b"e"])
+    again.keep(named([b"e"]))
     assert [p.name for p in again._directory.iterdir()] == [digest_of(b"e")]
+
+
+def named(bodies: list[bytes]) -> list[tuple[str, bytes]]:
+    return [(digest_of(body), body) for body in bodies]
 
 
 @pytest.mark.parametrize("keep", [0, ALL])
 def test_all_payloads_or_none(tmp_path: Path, keep: int) -> None:
-    core, writer = shard_tape(tmp_path, TapeSettings(payload_merges=keep))
+    folder = PayloadFolder(tmp_path / "payloads", keep)
+    folder.open()
+    folder.keep(named([b"one", b"two"]))
+    folder.keep(named([b"three"]))
+    assert (tmp_path / "payloads").exists() == (keep == ALL)
+    if keep == ALL:
+        assert len(list((tmp_path / "payloads").iterdir())) == 3
+
+
+def test_notes_stand_between_the_events_as_they_were_given(tmp_path: Path) -> None:
+    core, writer = shard_tape(tmp_path)
+    base = BaseNote(fragment=0, version=0, published="p", payload="q")
+    assert writer.note(base) == ""
     feed(core, writer, 1)
-    contributions = (("l0.1.1", "bf16", ""), ("l1.2.1", "bf16", ""))
+    contributions = (("l0.1.1", "bf16", "one"), ("l1.2.1", "bf16", "two"))
     note = MergeNote(fragment=0, version=1, backend="eager", contributions=contributions)
-    assert writer.merge(note, [b"one", b"two"]) == ""
+    assert writer.note(note) == ""
     writer.close()
-    folder = tmp_path / "shard-0" / "payloads"
-    assert folder.exists() == (keep == ALL)
     (segment,) = read_party(tmp_path / "shard-0").segments
-    (found,) = [item for item in segment.items() if isinstance(item, MergeNote)]
-    assert found.contributions[1] == ("l1.2.1", "bf16", digest_of(b"two"))
+    found = [item for item in segment.items() if not isinstance(item, StateCheck)]
+    assert found[0] == base and found[-1] == note and isinstance(found[1], Entry)
 
 
 def test_no_tape_is_an_error_that_says_what_to_name(tmp_path: Path) -> None:

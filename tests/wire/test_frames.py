@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from atoll.core import messages as msg
-from atoll.core.ids import Cut, CutId, Mark
+from atoll.core.ids import Cut, CutId, Mark, TransferId
 from atoll.wire import frames
 from atoll.wire.errors import WireError
 from atoll.wire.frames import (
@@ -34,6 +34,8 @@ EXAMPLES: list[Any] = [
     msg.WantData("lab", 3, 2),
     msg.DataPosition("lab", 3, 900, 7, "öffset/12", True),
     msg.InitialOffered("lab", 3),
+    msg.AskInner("lab", 3, "AdamW", 29.5, 7, 2),
+    msg.InnerOver("lab", 3, TransferId(3, 2, 7), "given_up", "2 of 5 fragments came in 30 s"),
     msg.Report("lab", 3, 40, 900, 0.25),
     msg.Beat("lab", 3, 0.5, 0.0, (-1, 0, 4), (CUT, CUT), "evaluation"),
     msg.Leave("lab", 3, "the loop is over"),
@@ -47,6 +49,9 @@ EXAMPLES: list[Any] = [
     msg.Finishing(2),
     msg.Ended(2, "the budget"),
     msg.Replaced(2, 4),
+    msg.LendInner(2, TransferId(3, 2, 7), "AdamW", 4),
+    msg.InnerHere(2, TransferId(3, 2, 7), "edge", 4, 65_536, "d" * 64),
+    msg.InnerNone(2, "nobody", "no peer that trains is there"),
     msg.Call(2, 5, 9, 2),
     msg.Published(2, 5, 3, "d" * 64, (Mark("lab", 3, 17, 3), Mark("edge", 1, 2, 1))),
     msg.Dropped(2, CUT.id, 5, "stale", "its base is old"),

@@ -36,10 +36,13 @@ COMMANDS: Final[dict[str, str]] = {
     "train": "Train on this machine: start a syncer and learners, and start again what dies.",
     "syncer": "Run the syncer of a run. The first time, begin the run and write its invite.",
     "learner": "Train as one island of a run, until the run is over.",
+    "chaos": "Train on this machine while processes are killed, links cut, disks filled: does it heal?",
     "watch": "Show how a run stands: phase, progress, learners, merges, and what it waits for.",
+    "compare": "Train with several methods side by side: loss, time, bytes, goodput.",
     "export": "Write the published parameters as safetensors, in a folder that transformers loads.",
     "verify": "Check a run's tapes: nothing merged twice, nothing seen too early, and more.",
     "replay": "Feed a run's recorded events to this version's cores and compare every decision.",
+    "plan": "Recommend settings for a run over several places, with reasons, cost and goodput.",
     "doctor": "Say whether this machine is ready to train, merge and talk to the others.",
 }
 """Every command and its line in `atoll --help`, in the order of the help."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from typing import Self
 
 from rich.console import Console
@@ -11,6 +13,25 @@ from rich.table import Table
 from atoll.launch.local import Incident
 from atoll.launch.local import Progress as RunProgress
 from atoll.launch.report import Fault, Report
+
+PACE_S = 10.0
+"""Tokens per second are of so many last seconds."""
+
+
+class Pace:
+    """Tokens per second of a count that is looked at now and then."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()
+
+    def tokens_per_s(self, now_s: float, tokens: int) -> float:
+        """Over the last `PACE_S`; 0 until there are two looks."""
+        looks = self._looks
+        looks.append((now_s, tokens))
+        while len(looks) > 2 and looks[1][0] <= now_s - PACE_S:
+            looks.popleft()
+        (from_s, before), took_s = looks[0], now_s - looks[0][0]
+        return max(0, tokens - before) / took_s if took_s > 0 and from_s < now_s else 0.0
 
 
 class RunDisplay:
@@ -28,6 +49,7 @@ class RunDisplay:
         )
         self._task = self._bar.add_task("starting", total=1.0, detail="")
         self._seen = 0
+        self._pace = Pace()
 
     def show(self, progress: RunProgress, incidents: list[Incident]) -> None:
         """How it stands now."""
@@ -38,7 +60,7 @@ class RunDisplay:
             self._task,
             description=progress.phase,
             completed=progress.share,
-            detail=_detail(progress),
+            detail=detail(progress, self._pace.tokens_per_s(time.monotonic(), progress.trained)),
         )
 
     def __enter__(self) -> Self:
@@ -49,20 +71,27 @@ class RunDisplay:
         self._bar.stop()
 
 
-def _detail(progress: RunProgress) -> str:
+def detail(progress: RunProgress, tokens_per_s: float) -> str:
+    """How a run stands, in one line: who is there and merged, how fast, and what it waits for."""
     status = progress.status
     coordinator = status.get("coordinator", {})
     if not coordinator:
         return str(status.get("waiting", "waiting for the syncer"))
-    merges = 0
+    merges = merged = 0
     for shard in status.get("shards", {}).values():
         merges += int(shard["tally"]["merges"])
+        merged += int(shard["tally"]["learners_merged"])
+    counts = status.get("counts", {})
     text = (
-        f"{coordinator['registered']} registered, {coordinator['live']} live  "
-        f"{merges} merges  {progress.trained / 1000:.0f}k tokens"
+        f"{coordinator['registered']} registered, {coordinator['live']} live, "
+        f"{merged / max(1, merges):.1f} merged a round  {merges} merges  "
+        f"{progress.trained / 1000:.0f}k tokens, {tokens_per_s:,.0f}/s  "
+        f"{_mega(counts.get('bytes_in', 0))} up, {_mega(counts.get('bytes_out', 0))} down"
     )
+    if coordinator.get("repeated_items"):
+        text += f"  {coordinator['repeated_items']:,} items repeated"
     if progress.loss == progress.loss:
-        text += f"  published loss {progress.loss:.3f}"
+        text += f"  loss {progress.loss:.3f}"
     waiting = status.get("waiting", "")
     return f"{text}  [yellow]{waiting}[/]" if waiting else text
 
@@ -73,7 +102,7 @@ def show_report(console: Console, report: Report) -> None:
     ratio = 2 * report.bytes_data_parallel / max(1, report.bytes_up + report.bytes_down)
     rows = [
         ("held-out loss", f"{report.loss_first:.3f} -> {report.loss_last:.3f} nats per token"),
-        ("data", report.data),
+        ("data", _data(report)),
         ("goodput", f"{report.goodput:.1%} of learner time went into merged steps"),
         ("participation", f"{report.participation:.1%} of live learners, per round"),
         ("tokens", f"{report.tokens_merged:,} merged of {report.tokens_trained:,} trained"),
@@ -88,6 +117,13 @@ def show_report(console: Console, report: Report) -> None:
     for name, text in rows:
         table.add_row(name, text)
     console.print(table)
+
+
+def _data(report: Report) -> str:
+    if not report.data_passes and not report.repeated_items:
+        return report.data
+    passes = "1 whole pass" if report.data_passes == 1 else f"{report.data_passes} whole passes"
+    return f"{report.data}; {passes}, {report.repeated_items:,} items repeated"
 
 
 def _faults(report: Report) -> str:

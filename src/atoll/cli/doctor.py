@@ -14,6 +14,8 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,6 +30,15 @@ LITTLE_MEMORY_BYTES = 2_000_000_000
 LITTLE_DISK_BYTES = 5_000_000_000
 CGROUP = Path("/sys/fs/cgroup")
 CONGESTION_CONTROLS = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+
+EXTRAS = {
+    "datasets": "hf",
+    "transformers": "hf",
+    "pyarrow": "parquet",
+    "matplotlib": "plots",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -73,6 +84,7 @@ def examine(directory: Path) -> list[Finding]:
         examine_disk(directory),
         examine_compiler(os.environ),
         examine_congestion_control(),
+        examine_extras(),
     ]
 
 
@@ -193,6 +205,18 @@ def examine_disk(directory: Path) -> Finding:
         note = "a syncer's log grows by 2 bytes per parameter every H steps, beside its snapshots"
         return Finding("disk", "warn", value, note)
     return Finding("disk", "ok", value)
+
+
+def examine_extras() -> Finding:
+    """Optional packages that are here, and what brings those that are not."""
+    there, missing = [], []
+    for name, extra in EXTRAS.items():
+        try:
+            there.append(f"{name} {version_of(name)}")
+        except PackageNotFoundError:
+            missing.append(f"{name} (pip install 'atoll[{extra}]')")
+    note = f"not here, and needed only for what they do: {', '.join(missing)}" if missing else ""
+    return Finding("extras", "ok", ", ".join(there) or "none", note)
 
 
 def examine_compiler(environment: Mapping[str, str]) -> Finding:

@@ -29,6 +29,9 @@ def init(
     learners: Annotated[int, typer.Option(help="Learners expected to take part.")] = 2,
     preset: Annotated[str, typer.Option(help="Size of the model: tiny, micro or small.")] = "tiny",
     tokens: Annotated[int, typer.Option(help="Tokens to train; 0: what suits the preset.")] = 0,
+    standby: Annotated[
+        str, typer.Option(help="HOST[:PORT] of a second syncer that takes over from the first.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Make a run file, certificates and an invite for a run over several places.
@@ -36,18 +39,20 @@ def init(
     Nothing is started, and nothing is ever overwritten. Ends with the commands to type next.
     """
     name = _checked_run(directory)
-    public = _parse(address)
-    choices = Choices(name, public.port, _host(public), learners, preset, tokens)
+    public = _parse(address, "--address")
+    addresses = [public, *([_parse(standby, "--standby")] if standby else [])]
+    second = str(addresses[1]) if standby else ""
+    choices = Choices(name, public.port, _host(public), learners, preset, tokens, second)
     with whole_folder(directory, "`atoll init OTHER_FOLDER`") as beside:
         run_file = beside / f"{name}.toml"
         run_file.write_text(run_file_text(choices), encoding="utf-8")
         read_run_file(run_file)
         folder = RunFolder(beside)
         try:
-            folder.admit(name, public, has_tls=not is_loopback(public.host))
+            folder.admit(name, addresses, has_tls=not all(is_loopback(a.host) for a in addresses))
         except AccessError as error:
             raise SettingsError(str(error)) from error
-    _tell(directory, name, public, as_json)
+    _tell(directory, name, addresses, as_json)
 
 
 def _checked_run(directory: Path) -> str:
@@ -58,7 +63,7 @@ def _checked_run(directory: Path) -> str:
         raise SettingsError(f"the folder's name is the run's name, and {error}") from None
 
 
-def _parse(text: str) -> Address:
+def _parse(text: str, option: str) -> Address:
     """With our own port where none is given."""
     try:
         if ":" not in text or (text.count(":") > 1 and not text.startswith("[")):
@@ -66,7 +71,7 @@ def _parse(text: str) -> Address:
             return Address(text, PORT)
         return parse_address(text)
     except AccessError as error:
-        raise SettingsError(f"--address: {error}") from error
+        raise SettingsError(f"{option}: {error}") from error
 
 
 def _host(public: Address) -> str:
@@ -76,7 +81,8 @@ def _host(public: Address) -> str:
     return "::" if ":" in public.host else "0.0.0.0"
 
 
-def _tell(directory: Path, name: str, public: Address, as_json: bool) -> None:
+def _tell(directory: Path, name: str, addresses: list[Address], as_json: bool) -> None:
+    public, *standby = addresses
     here, run_file = str(directory), str(directory / f"{name}.toml")
     invite = str(RunFolder(directory).invite)
     commands = {
@@ -86,16 +92,21 @@ def _tell(directory: Path, name: str, public: Address, as_json: bool) -> None:
         "export": ["atoll", "export", here, "--out", f"{here}-model"],
         "train": ["atoll", "train", run_file, "--dir", f"{here}-here"],
     }
+    if standby:
+        commands["standby"] = [*commands["syncer"], "--standby"]
     lines = {what: shlex.join(words) for what, words in commands.items()}
     if as_json:
         document = {"command": "init", "run": name, "run_file": run_file, "invite": invite}
-        has_tls = not is_loopback(public.host)
+        has_tls = not all(is_loopback(address.host) for address in addresses)
         print_json({**document, "address": str(public), "tls": has_tls, "next": lines})
         return
     print(f"run {name!r} is prepared in {here}")
     print(f"  {run_file}  what is trained, and how: read it and change it before you start")
     print(f"  {invite}  for the learners; it holds the run's secret, so keep it at mode 0600")
     print(f"\nStart the syncer, where {public} leads to:\n\n  {lines['syncer']}")
+    if standby:
+        print(f"\nand a standby on the same disk, where {standby[0]} leads to:")
+        print(f"\n  {lines['standby']}")
     print("\nTake run file and invite to each place and start a learner, each under its own name:")
     print(f"\n  {lines['learner']}")
     print(f"\nWatch it, and take the model out:\n\n  {lines['watch']}\n  {lines['export']}")

@@ -22,6 +22,9 @@ from atoll.train.model import build_model
 from atoll.train.sources import load_sources
 from atoll.train.step import build_optimizer
 
+LEAVE_S = 25.0
+"""Clouds and clusters give 30 seconds or more."""
+
 
 def learner(
     run_file: Annotated[Path, typer.Argument(help="The run file, for what to train.")],
@@ -34,12 +37,21 @@ def learner(
     watch_stdin: Annotated[
         bool, typer.Option("--watch-stdin", help="Stop when standard input ends.")
     ] = False,
+    leave_s: Annotated[
+        float, typer.Option(metavar="S", help="Seconds to hand in after SIGTERM, exit included.")
+    ] = LEAVE_S,
+    max_alone: Annotated[
+        float, typer.Option(metavar="S", help="End when the syncer was not reached for so long.")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each step.")] = False,
 ) -> None:
     """Train as one island of a run, until the run is over.
 
     Joins the run that the invite names, trains the run file's model on its data, and says with the
-    syncer's own words why work was not merged. Ctrl-C hands in the last contribution and leaves.
+    syncer's own words why work was not merged. SIGTERM (a spot machine's notice) and Ctrl-C finish
+    the step, hand in the last contribution and the lease within --leave-s, and end with exit code
+    0; a second one ends it at once. An island that was alone for --max-alone seconds ends with
+    exit code 1, so that whatever started it can start it anew.
     """
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
@@ -51,10 +63,19 @@ def learner(
     model = build_model(run.train.model, run.train.seed).to(run.train.device)
     optimizer = build_optimizer(model, run.train.optimizer)
     sources = load_sources(run.train.data, run.train.model.context, run.train.model.vocab_size)
-    out, stop = _Lines(metrics, as_json), _StopAsked()
-    options = IslandOptions(tapes=tapes)
+    out = _Lines(metrics, as_json)
+    leave_on = (signal.SIGTERM, signal.SIGINT)
+    checkpoint = metrics.with_suffix(".inner") if metrics is not None else None
+    options = IslandOptions(
+        tapes=tapes,
+        checkpoint=checkpoint,
+        leave_s=leave_s,
+        leave_on=leave_on,
+        max_alone_s=max_alone,
+    )
     with join(model, optimizer, invite=invite, name=name, options=options) as me, out:
         out.write({"event": "joined", "incarnation": me.incarnation, "data": me.data_seed})
+        out.write({"event": "restored", **asdict(me.restored)})
         records = train_on_island(
             run.train, me, model, optimizer, sources.train, run.local.min_step_s
         )
@@ -65,22 +86,10 @@ def learner(
                     f"step {record.step}  loss {record.loss:.3f}  run {record.progress:.0%}",
                     file=sys.stderr,
                 )
-            if stop.asked:
-                break
-
-
-class _StopAsked:
-    """SIGTERM (a spot notice) and Ctrl-C: finish the step, hand in what is there, and go."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+    if me.is_alone:
+        print(f"this island has ended: {me.why_over}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(f"this island has left: {me.farewell or 'the syncer was not told'}", file=sys.stderr)
 
 
 class _Lines:

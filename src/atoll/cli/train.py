@@ -44,7 +44,7 @@ def run_here(
 ) -> Report:
     """Run it to its end, showing how it stands."""
     folder = RunFolder(directory)
-    run, new = folder.prepare(with_leases(run))
+    run, new = folder.prepare(run if folder.run_file.exists() else with_leases(run))
     if folder.report.exists():
         print("this run has ended; this is its report. --dir names another folder", file=sys.stderr)
         return Report.read(folder.report)

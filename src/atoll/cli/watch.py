@@ -74,6 +74,7 @@ def summary(look: Look, run: str) -> dict[str, Any]:
         "why_silent": look.why,
         "phase": progress.phase if status else "unknown",
         "waiting": str(status.get("waiting", "")),
+        "degraded": str(status.get("degraded", "")),
         "progress": progress.share,
         "trained": progress.trained,
         "merged": int(coordinator.get("merged", 0)),
@@ -81,7 +82,11 @@ def summary(look: Look, run: str) -> dict[str, Any]:
         **{key: int(coordinator.get(key, 0)) for key in ("registered", "live", "busy", "away")},
         "merges": total("merges"),
         "thin": total("thin"),
+        "merged_a_round": total("learners_merged") / max(1, total("merges")),
         "participation": total("learners_merged") / max(1, total("learners_live")),
+        "repeated_items": int(coordinator.get("repeated_items", 0)),
+        "data_pass": int(coordinator.get("data_pass", 0)),
+        "leases_held": int(coordinator.get("leases_held", 0)),
         "bytes_in": int(counts.get("bytes_in", 0)),
         "bytes_out": int(counts.get("bytes_out", 0)),
         "learners": status.get("learners", {}),
@@ -95,8 +100,8 @@ def view(look: Look, run: str) -> Group:
     if not look.answers:
         text = f"the syncer has not answered for {look.silent_s:.0f} s: {look.why}"
         parts.append(Text(text, style="yellow"))
-    if plain["waiting"]:
-        parts.append(Text(plain["waiting"], style="yellow"))
+    said = (plain["waiting"], plain["degraded"])
+    parts += [Text(sentence, style="yellow") for sentence in said if sentence]
     if look.status:
         parts.append(Text(_figures(plain)))
     if plain["learners"]:
@@ -113,13 +118,20 @@ def _headline(plain: dict[str, Any]) -> str:
 
 
 def _figures(plain: dict[str, Any]) -> str:
-    return (
+    text = (
         f"{plain['registered']} registered: {plain['live']} live, {plain['busy']} busy, "
         f"{plain['away']} away\n"
-        f"{plain['merges']} merges ({plain['thin']} thin), "
-        f"participation {plain['participation']:.0%}\n"
+        f"{plain['merges']} merges ({plain['thin']} thin) of {plain['merged_a_round']:.1f} "
+        f"learners each, participation {plain['participation']:.0%}\n"
         f"{plain['bytes_in'] / 1e6:.1f} MB in, {plain['bytes_out'] / 1e6:.1f} MB out "
         "since the syncer started"
+    )
+    if not (plain["data_pass"] or plain["leases_held"] or plain["repeated_items"]):
+        return text
+    word = "pass" if plain["data_pass"] == 1 else "passes"
+    return (
+        f"{text}\n{plain['data_pass']} whole {word} over the data, {plain['leases_held']} leases "
+        f"held, {plain['repeated_items']:,} items repeated"
     )
 
 
@@ -166,4 +178,4 @@ def _line(plain: dict[str, Any]) -> str:
         return f"run '{plain['run']}'  the syncer does not answer: {plain['why_silent']}"
     states = "  ".join(f"{name} {each['state']}" for name, each in plain["learners"].items())
     text = f"run '{plain['run']}'  {plain['phase']}  {plain['progress']:.0%}  {states}"
-    return f"{text}  {plain['waiting']}".rstrip()
+    return f"{text}  {plain['waiting'] or plain['degraded']}".rstrip()

@@ -94,7 +94,9 @@ class Boundaries(LearnerDesk):
 
     def _check_joined(self) -> None:
         state = self.state
-        if state.phase == JOINING and all(holding.base >= 0 for holding in state.holdings):
+        if state.phase != JOINING or state.restore.waiting:
+            return
+        if all(holding.base >= 0 for holding in state.holdings):
             state.phase = TRAINING
             self._out.append(fx.Joined(Reason("joined", f"life {state.incarnation} begins")))
 

@@ -28,7 +28,8 @@ from atoll.core import phases
 from atoll.core.attendance import Attendance
 from atoll.core.coordinator_desk import PROGRESS, Desk
 from atoll.core.coordinator_state import CoordinatorState, Life, Record, RunSettings
-from atoll.core.ids import shard_of, shard_party
+from atoll.core.donors import Donors
+from atoll.core.ids import TransferId, shard_of, shard_party
 from atoll.core.leases import Lease
 from atoll.core.membership import AWAY
 from atoll.core.phases import INITIALISE, Phases
@@ -50,6 +51,7 @@ class CoordinatorCore:
         self._desk = Desk(settings, run, state, shards)
         self._phases = Phases(self._desk)
         self._attendance = Attendance(self._desk, self._phases)
+        self._donors = Donors(self._desk)
         self._handlers: dict[type, Callable[[Any], None]] = {
             msg.Report: self._report,
             msg.Beat: self._beat,
@@ -58,11 +60,14 @@ class CoordinatorCore:
             msg.WantData: self._want_data,
             msg.DataPosition: self._data_position,
             msg.InitialOffered: self._initial_offered,
+            msg.AskInner: self._ask_inner,
+            msg.InnerOver: self._inner_over,
             msg.Settled: self._settled,
             msg.FragmentReady: self._phases.fragment_ready,
             msg.FragmentFinal: self._phases.fragment_final,
             ev.Connected: self._attendance.connected,
             ev.Disconnected: self._attendance.disconnected,
+            ev.InnerArrived: self._donors.arrived,
             ev.Persisted: self._persisted,
             ev.RecordRecovered: self._recovered,
             ev.Restarted: self._restarted,
@@ -84,6 +89,8 @@ class CoordinatorCore:
             desk.refuse("?", "unknown_event", f"the coordinator has no use for {name}")
         else:
             handler(event)
+            if desk.state.asks and not desk.refused():
+                self._donors.look()
         return desk.out
 
     def next_deadline_s(self) -> float:
@@ -93,7 +100,7 @@ class CoordinatorCore:
             due_s = min(due_s, self.state.lease_ends[0][0])
         for at_s in self.state.deadlines.values():
             due_s = min(due_s, at_s)
-        return due_s
+        return min(due_s, self._donors.next_deadline_s())
 
     def snapshot(self) -> CoordinatorState:
         """An independent copy of all that this core is."""
@@ -167,6 +174,21 @@ class CoordinatorCore:
             self._desk.refuse(event.learner, "not_initialiser", text)
         elif self._attendance.speaker(event.learner, event.incarnation) is not None:
             self._phases.offered()
+
+    def _ask_inner(self, event: msg.AskInner) -> None:
+        good = self._donors.can_ask(event)
+        if good and self._attendance.speaker(event.learner, event.incarnation) is not None:
+            self._donors.ask(event)
+
+    def _inner_over(self, event: msg.InnerOver) -> None:
+        ask = self._donors.concerned(event)
+        name = event.learner
+        if ask is not None and self._attendance.speaker(name, event.incarnation) is not None:
+            self._donors.over(ask, event)
+
+    def awaits_inner(self, transfer: TransferId, index: int) -> bool:
+        """Whether inner state may come in under this name: nobody else's is taken."""
+        return self._donors.awaits(transfer, index)
 
     # ------------------------------------------------------------ what shards say
 
@@ -294,6 +316,7 @@ class CoordinatorCore:
             state.apply(record.kind, record.fields)
         state.pending.clear()
         state.asking.clear()
+        state.asks.clear()
         state.deadlines.clear()
         state.proposed = ""
         state.initialiser_life, state.heeded, state.offered = 0, False, False

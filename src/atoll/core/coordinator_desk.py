@@ -46,6 +46,10 @@ class Desk:
         """The event changed nothing."""
         self.out.append(fx.Refuse(who, Reason(code, sentence)))
 
+    def refused(self) -> bool:
+        """Whether the event at hand was refused: nothing else may follow from it."""
+        return bool(self.out) and isinstance(self.out[-1], fx.Refuse)
+
     def refuse_stale(self, name: str, incarnation: int) -> None:
         """Somebody spoke who is not there, or not any more."""
         self.refuse(name, "stale_incarnation", f"no present life {incarnation} of {name}")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from atoll.core.ids import NO_TRANSFER, TransferId
 from atoll.core.leases import Lease, LeaseBook, Stream
 from atoll.core.membership import Roster
 from atoll.core.settings import ProtocolSettings, SettingsError
@@ -120,12 +121,38 @@ class Record:
 
 
 @dataclass(slots=True)
+class Ask:
+    """A learner that joins and waits for a peer's inner state, no longer than `until_s`.
+
+    Fragment `wanted` was asked of the donor, the first `arrived` have come, the first `taken` are
+    with the heir, `here` are size and digest of those between. `tried` are the lives that were
+    donors in vain, `why` what became of the last one. Without a donor it waits until `patient_s`.
+    """
+
+    learner: str
+    incarnation: int
+    kind: str
+    until_s: float
+    patient_s: float
+    due_s: float = math.inf
+    donor: str = ""
+    transfer: TransferId = NO_TRANSFER
+    wanted: int = -1
+    arrived: int = 0
+    taken: int = 0
+    here: dict[int, tuple[int, str]] = field(default_factory=dict)
+    tried: list[int] = field(default_factory=list)
+    why: str = ""
+
+
+@dataclass(slots=True)
 class CoordinatorState:
     """All that a coordinator core is.
 
     `pending` are records on their way to durable storage, `proposed` a phase among them, `asking`
     the processes whose incarnation is. `heeded`: the initialiser is seen to be at work, `offered`:
-    it has sent everything. `former` are the last processes of names that nobody has now.
+    it has sent everything. `former` are the last processes of names that nobody has now, `asks` the
+    lives that wait for inner state, `attempts` how often a donor was named.
     """
 
     epoch: int
@@ -155,6 +182,8 @@ class CoordinatorState:
     offered: bool = False
     deadlines: dict[str, float] = field(default_factory=dict)
     lease_ends: list[tuple[float, int]] = field(default_factory=list)
+    asks: dict[int, Ask] = field(default_factory=dict)
+    attempts: int = 0
 
     def present(self, name: str) -> Life | None:
         """The life under this name that takes part."""

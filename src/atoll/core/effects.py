@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from atoll.core.ids import Cut, CutId, Mark
+from atoll.core.ids import Cut, CutId, Mark, TransferId
 from atoll.core.messages import Granted
 from atoll.core.reasons import Reason
 
@@ -95,6 +95,15 @@ class Close:
 
     learner: str
     incarnation: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetInner:
+    """Inner state of fragments below `upto` that came in this try is not needed any more."""
+
+    transfer: TransferId
+    upto: int
     reason: Reason
 
 
@@ -189,6 +198,39 @@ class UseLease:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyInner:
+    """At the next boundary copy the inner state of fragment `index`, then send it.
+
+    An order for another copy that was not carried out is void.
+    """
+
+    transfer: TransferId
+    index: int
+    kind: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class FetchInner:
+    """Get the inner state of a fragment that a donor has sent."""
+
+    transfer: TransferId
+    index: int
+    size_bytes: int
+    digest: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Inherit:
+    """It is settled whose inner state is taken: all of `transfer`, or nobody's (donor "")."""
+
+    transfer: TransferId
+    donor: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """All fragments of a published version are installed: `join()` may return."""
 
@@ -211,6 +253,7 @@ Effect = (
     | Discard
     | Persist
     | Close
+    | ForgetInner
     | CutOrder
     | InstallOrder
     | Withdraw
@@ -220,6 +263,9 @@ Effect = (
     | UploadInitial
     | Connect
     | UseLease
+    | CopyInner
+    | FetchInner
+    | Inherit
     | Joined
     | Over
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from atoll.core.ids import Cut, CutId, Mark
+from atoll.core.ids import Cut, CutId, Mark, TransferId
 
 # ---------------------------------------------------------------- every core
 
@@ -110,6 +110,16 @@ class RecordRecovered:
 
 
 @dataclass(frozen=True, slots=True)
+class InnerArrived:
+    """Inner state of fragment `index` is here, complete, on its way from a donor to its heir."""
+
+    transfer: TransferId
+    index: int
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """A person or a signal asks the run to end now, with last rounds."""
 
@@ -124,6 +134,50 @@ class JoinAsked:
     """The training process asks to take part."""
 
     process: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreAsked:
+    """Before `JoinAsked`: joining waits at most `limit_s` for inner state of this kind."""
+
+    kind: str
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class InnerFetched:
+    """Inner state of a fragment is here, checked, and fits."""
+
+    transfer: TransferId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class InnerFetchFailed:
+    """Inner state of a fragment could not be had. `unfit`: it came, and cannot be used."""
+
+    transfer: TransferId
+    index: int
+    why: str
+    unfit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InnerSent:
+    """The syncer has this learner's inner state of a fragment."""
+
+    transfer: TransferId
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class InnerNotSent:
+    """This learner's inner state was not handed over. `code` "unwanted": nobody asks any more."""
+
+    transfer: TransferId
+    index: int
+    code: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,25 @@ class Cut:
         return self.end_token - self.first_token
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class TransferId:
+    """One try to hand inner state from one life to another, named by their incarnations.
+
+    `attempt` only rises for one heir, so nothing of an earlier try passes for one of this.
+    """
+
+    heir: int
+    donor: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.heir}.{self.donor}.{self.attempt}"
+
+
+NO_TRANSFER = TransferId(0, 0, 0)
+"""Incarnations begin with 1, so this is nobody's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """The last cut of a learner that was merged into a fragment, and the version it made."""

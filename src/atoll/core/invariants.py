@@ -6,7 +6,11 @@ right. On in tests and in simulation; in production a setting switches them on.
 
 from __future__ import annotations
 
-from atoll.core.learner_state import OVER, LearnerState
+import math
+
+from atoll.core.coordinator_state import CoordinatorState
+from atoll.core.donors import WINDOW
+from atoll.core.learner_state import JOINING, OVER, LearnerState
 from atoll.core.membership import AWAY, LIVE
 from atoll.core.shard_state import Fragment, ShardState
 
@@ -38,8 +42,26 @@ def check_learner(state: LearnerState) -> list[str]:
         wrong.append(f"{cuts} cuts are ordered for one boundary")
     if state.phase == "training" and len(state.transfers) + cuts > 2 + _wanted_again(state):
         wrong.append(f"{len(state.transfers)} uploads are queued")
+    if state.restore.until_s < math.inf and state.phase not in (JOINING, OVER):
+        wrong.append(f"inner state is waited for while {state.phase}")
     if not 0.0 <= state.progress <= 1.0:
         wrong.append(f"a progress of {state.progress}")
+    return wrong
+
+
+def check_coordinator(state: CoordinatorState) -> list[str]:
+    """Nobody lends inner state twice at once, nor while in want of it; little lies between."""
+    wrong: list[str] = []
+    donors = [ask.transfer.donor for ask in state.asks.values() if ask.donor]
+    for ask in state.asks.values():
+        if ask.donor and donors.count(ask.transfer.donor) > 1:
+            wrong.append(f"{ask.donor} lends inner state twice at once")
+        if ask.transfer.donor in state.asks:
+            wrong.append(f"{ask.donor} lends inner state and asks for it")
+        if not ask.taken <= ask.arrived <= ask.taken + WINDOW or len(ask.here) > WINDOW:
+            wrong.append(f"{ask.learner} has {ask.taken} of {ask.arrived} fragments of inner state")
+        if ask.transfer.heir != (ask.incarnation if ask.donor else 0):
+            wrong.append(f"{ask.learner} takes part in transfer {ask.transfer}")
     return wrong
 
 

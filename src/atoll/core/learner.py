@@ -15,7 +15,7 @@ from typing import Any
 from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core import messages as msg
-from atoll.core.boundaries import Boundaries
+from atoll.core.heirs import Heirs
 from atoll.core.ids import COORDINATOR
 from atoll.core.learner_state import (
     APART,
@@ -27,13 +27,14 @@ from atoll.core.learner_state import (
     TRAINING,
     Holding,
     LearnerState,
+    Lending,
     Transfer,
 )
 from atoll.core.reasons import Reason
 from atoll.core.settings import ProtocolSettings
 
 
-class LearnerCore(Boundaries):
+class LearnerCore(Heirs):
     """Decides for one learner. `handle` takes every event, in order."""
 
     def __init__(self, settings: ProtocolSettings, name: str, layout: str):
@@ -43,6 +44,7 @@ class LearnerCore(Boundaries):
     def _of_the_driver(self) -> dict[type, Callable[[Any], None]]:
         return {
             ev.Tick: self._tick,
+            ev.RestoreAsked: self._restore_asked,
             ev.JoinAsked: self._join_asked,
             ev.LinkUp: self._link_up,
             ev.LinkDown: self._link_down,
@@ -54,6 +56,10 @@ class LearnerCore(Boundaries):
             ev.Fetched: self._fetched,
             ev.FetchFailed: self._fetch_failed,
             ev.InitialUploaded: self._initial_uploaded,
+            ev.InnerFetched: self._inner_fetched,
+            ev.InnerFetchFailed: self._inner_fetch_failed,
+            ev.InnerSent: self._inner_sent,
+            ev.InnerNotSent: self._inner_not_sent,
             ev.LeaveAsked: self._leave_asked,
             ev.DataTaken: self._data_taken,
             ev.DataLow: self._data_low,
@@ -70,6 +76,9 @@ class LearnerCore(Boundaries):
             msg.Finishing: self._finishing,
             msg.Ended: self._ended,
             msg.Replaced: self._replaced,
+            msg.InnerHere: self._inner_here,
+            msg.InnerNone: self._inner_none,
+            msg.LendInner: self._lend_inner,
             msg.Call: self._called,
             msg.Published: self._published,
             msg.Dropped: self._dropped,
@@ -100,7 +109,7 @@ class LearnerCore(Boundaries):
         state = self.state
         if state.phase in (APART, OVER):
             return NEVER
-        due_s = min(state.beat_at_s, state.hello_at_s, state.leave_at_s)
+        due_s = min(state.beat_at_s, state.hello_at_s, state.leave_at_s, state.restore.until_s)
         for transfer in state.transfers:
             due_s = min(due_s, transfer.again_s)
         for holding in state.holdings:
@@ -195,6 +204,8 @@ class LearnerCore(Boundaries):
         state.transfers, state.leases, state.taken, state.positions = [], [], [], []
         state.life_step, state.life_position = state.step, state.position
         state.trained = state.counted = 0
+        state.lending = Lending()
+        self._begin_again()
 
     def _rejected(self, event: msg.Rejected) -> None:
         if event.process not in ("", self.state.process) or event.learner != self.state.name:
@@ -218,6 +229,7 @@ class LearnerCore(Boundaries):
 
     def _begin(self, _: msg.Begin) -> None:
         self.state.begun = True
+        self._ask_inner()
 
     # ------------------------------------------------------------ what shards say
 
@@ -353,8 +365,11 @@ class LearnerCore(Boundaries):
             state.beat_at_s = self._now + self.settings.beat_s
             if state.incarnation:
                 self._beat_to((COORDINATOR, *self._shards()))
+                self._ask_inner()
                 self._want_data()
                 self._say_positions()
+        if state.restore.until_s <= self._now:
+            self._restore_is_late()
         if state.leave_at_s <= self._now:
             self._go(f"{state.leave_why}; the time to hand in is over")
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from atoll.core import effects as fx
 from atoll.core import messages as msg
 from atoll.core.ids import COORDINATOR, Cut, shard_of, shard_party
-from atoll.core.learner_state import OVER, Holding, LearnerState, Transfer
+from atoll.core.learner_state import (
+    NEVER,
+    OVER,
+    RESTORING,
+    Holding,
+    LearnerState,
+    Transfer,
+)
 from atoll.core.reasons import Reason
 from atoll.core.settings import ProtocolSettings
 
@@ -101,7 +108,8 @@ class LearnerDesk:
             if cut.id.number not in moving
         )
         age_s = self._now - state.stepped_s if state.steps else 0.0
-        beat = msg.Beat(state.name, state.incarnation, age_s, state.fetch_s, held, cuts, state.busy)
+        busy = state.busy or (RESTORING if state.restore.until_s < NEVER else "")
+        beat = msg.Beat(state.name, state.incarnation, age_s, state.fetch_s, held, cuts, busy)
         self._send(parties, beat, Reason("beat", ""))
 
     def _connect(self, party: str) -> None:

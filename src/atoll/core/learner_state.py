@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from atoll.core.ids import CutId
+from atoll.core.ids import NO_TRANSFER, CutId, TransferId
 from atoll.core.ledger import FragmentLedger
 from atoll.core.messages import DataPosition
 
@@ -15,6 +15,8 @@ JOINING = "joining"
 TRAINING = "training"
 LEAVING = "leaving"
 OVER = "over"
+
+RESTORING = "restoring inner state"
 
 LEASES_REMEMBERED = 64
 """Leases, and positions in them, that a learner can tell from new ones."""
@@ -83,6 +85,34 @@ class Transfer:
 
 
 @dataclass(slots=True)
+class Restore:
+    """A peer's inner state, while joining waits for it.
+
+    `taken` fragments of the try at hand are here; `sizes` and `digests` are of those that the
+    syncer has, by index. `until_s` is the deadline, once it was asked for.
+    """
+
+    kind: str = ""
+    limit_s: float = 0.0
+    waiting: bool = False
+    until_s: float = NEVER
+    transfer: TransferId = NO_TRANSFER
+    donor: str = ""
+    taken: int = 0
+    fetching: bool = False
+    sizes: dict[int, int] = field(default_factory=dict)
+    digests: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Lending:
+    """The copy of inner state that is being made or sent for an heir (index -1: none)."""
+
+    transfer: TransferId = NO_TRANSFER
+    index: int = -1
+
+
+@dataclass(slots=True)
 class LearnerState:
     """All that a learner core is. Positions count from the beginning of this life."""
 
@@ -120,6 +150,8 @@ class LearnerState:
     leases: list[int] = field(default_factory=list)
     taken: list[DataPosition] = field(default_factory=list)
     positions: list[DataPosition] = field(default_factory=list)
+    restore: Restore = field(default_factory=Restore)
+    lending: Lending = field(default_factory=Lending)
     now_s: float = 0.0
 
     @property

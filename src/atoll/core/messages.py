@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from atoll.core.ids import Cut, CutId, Mark
+from atoll.core.ids import Cut, CutId, Mark, TransferId
 
 # ---------------------------------------------------------------- learner -> coordinator
 
@@ -57,6 +57,36 @@ class InitialOffered:
 
     learner: str
     incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskInner:
+    """A learner that joins asks for a peer's inner optimizer state, and says how far it is.
+
+    Said again with every beat. `kind` names its optimizers, `left_s` is how long it still waits;
+    the first `taken` fragments of try `attempt` are in its hands (0: of none).
+    """
+
+    learner: str
+    incarnation: int
+    kind: str
+    left_s: float
+    attempt: int
+    taken: int
+
+
+@dataclass(frozen=True, slots=True)
+class InnerOver:
+    """A try to hand over inner state is over, says the donor or the heir.
+
+    `code` is "given_up" when the heir waits no longer; anything else asks for another donor.
+    """
+
+    learner: str
+    incarnation: int
+    transfer: TransferId
+    code: str
+    why: str
 
 
 # ------------------------------------------------------- learner -> coordinator and all shards
@@ -206,6 +236,37 @@ class Replaced:
 
     epoch: int
     incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LendInner:
+    """The learner is to copy the inner state of fragment `index` for an heir, and to send it."""
+
+    epoch: int
+    transfer: TransferId
+    kind: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class InnerHere:
+    """Inner state of fragment `index` has come from learner `donor` and is to be fetched."""
+
+    epoch: int
+    transfer: TransferId
+    donor: str
+    index: int
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class InnerNone:
+    """No peer gives its inner state, and why. `first`: nothing has been merged in this run."""
+
+    epoch: int
+    code: str
+    sentence: str
 
 
 # ---------------------------------------------------------------- shard -> learner

@@ -53,7 +53,7 @@ class BulkConnection:
         self.door = door
         self.pace = pace
         self._http: http.client.HTTPConnection | None = None
-        self._first = 0
+        self._place = 0
         self._sock: socket.socket | None = None
         self._aborted = False
 
@@ -62,6 +62,8 @@ class BulkConnection:
 
         A kept connection may have been closed meanwhile: then once more on a fresh one.
         """
+        if self._place != self.door.where.place:
+            self.close()
         fresh = self._http is None
         try:
             return self._ask(request, into)
@@ -83,6 +85,20 @@ class BulkConnection:
         if sock is not None:
             break_off(sock)
 
+    def follow(self) -> None:
+        """From another thread: what was opened before control came back may lead nowhere.
+
+        A half-open connection would be waited for until `stall_s`; the request goes out again.
+        """
+        sock = self._sock
+        if sock is not None:
+            break_off(sock)
+
+    def _broken(self, error: Exception) -> LinkBrokenError:
+        self.close()
+        self.door.where.leave(self._place, len(self.door.addresses))
+        return LinkBrokenError(f"{self.door}: {_words(error)}")
+
     def _ask(self, request: Request, into: memoryview | None) -> Answer:
         if self._aborted:
             raise GivenUpError("this island has left")
@@ -91,13 +107,11 @@ class BulkConnection:
             broke = self._send(connection, request)
             response = connection.getresponse()
         except _BROKEN as error:
-            self.close()
-            raise LinkBrokenError(f"{self.door}: {_words(error)}") from error
+            raise self._broken(error) from error
         try:
             answer = _read(response, into)
         except _BROKEN as error:
-            self.close()
-            raise LinkBrokenError(f"{self.door}: {_words(error)}") from error
+            raise self._broken(error) from error
         if broke or response.will_close or not response.isclosed():
             self.close()
         if answer.status >= 300:
@@ -124,10 +138,10 @@ class BulkConnection:
         return False
 
     def _open(self) -> http.client.HTTPConnection:
-        addresses = self.door.addresses
-        trouble = ""
+        addresses, where = self.door.addresses, self.door.where
+        trouble, first = "", where.place
         for turn in range(len(addresses)):
-            place = (self._first + turn) % len(addresses)
+            place = (first + turn) % len(addresses)
             connection = _connection(self.door, addresses[place])
             try:
                 connection.connect()
@@ -136,8 +150,12 @@ class BulkConnection:
                 trouble = f"{addresses[place]}: {_words(error)}"
                 continue
             _settle(connection.sock, self.door.stall_s)
-            self._first, self._http, self._sock = place, connection, connection.sock
-            return connection
+            self._place, self._http, self._sock = place, connection, connection.sock
+            where.found(place)
+            if where.place == place:
+                return connection
+            self.close()  # control stands elsewhere: whoever is here does not serve
+            trouble = f"{addresses[place]}: the syncer is at {addresses[where.place]} now"
         raise LinkBrokenError(trouble)
 
 

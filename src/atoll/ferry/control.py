@@ -3,7 +3,8 @@
 One thread connects and receives, the other sends what lies in the outbox; so neither a peer that
 does not read nor one that does not speak can hold up the ferry. Frames for a connection that is
 gone are dropped: beats repair that. Must never reconnect by itself: the core asks for it. Pauses
-between tries grow and are jittered, so that learners do not come back all at once.
+between tries grow and are jittered, so that learners do not come back all at once. Where there are
+several addresses they are tried in turn, with a pause after each time round.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from atoll.ferry.forks import keep_from_children
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 15.0
+HOP_S = 0.02
+"""Pause before the next one of several addresses."""
 PING_S = 10.0
-"""Without an answer to a ping for so long the connection is given up."""
+"""Without an answer to a ping for so long the connection is given up; sooner where there is
+another address to go to, since the syncer may sleep here and serve there."""
 MOST_WAITING = 4096
 FRAME_BYTES = 1 << 24
 """A frame of the syncer may name every learner that was ever merged."""
@@ -75,6 +79,7 @@ class ControlLink:
         self._connection: ClientConnection | None = None
         self._threads: list[threading.Thread] = []
         self._pause_s = 0.0
+        self._failed = 0
         self._turn = 0
 
     # ------------------------------------------------------------ in the ferry
@@ -118,7 +123,9 @@ class ControlLink:
             self._asked.wait()
             if self._closing.is_set():
                 return
-            if self._closing.wait(self._pause_s * (0.5 + random.random())):
+            is_round = self._failed % len(self.door.addresses) == 0
+            pause_s = self._pause_s if is_round else HOP_S
+            if self._closing.wait(pause_s * (0.5 + random.random())):
                 return
             self._asked.clear()
             self._turn += 1
@@ -126,15 +133,19 @@ class ControlLink:
 
     def _one_connection(self, turn: int) -> LinkLost:
         """From opening to its end."""
-        self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or FIRST_PAUSE_S)
-        address = self.door.addresses[turn % len(self.door.addresses)]
-        stood = False
+        where, addresses = self.door.where, self.door.addresses
+        if self._failed % len(addresses) == 0:
+            self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2 or FIRST_PAUSE_S)
+        place, stood = where.place, False
         try:
-            with self._open(address) as connection:
-                stood, self._pause_s = True, FIRST_PAUSE_S
+            with self._open(addresses[place]) as connection:
+                stood, self._pause_s, self._failed = True, FIRST_PAUSE_S, 0
+                where.stands(place)
                 self._serve(connection, turn)
         except (OSError, WebSocketException, EOFError) as error:
-            return LinkLost(turn, f"{address}: {_words(error)}", stood)
+            self._failed += not stood
+            where.lost(place, len(addresses))
+            return LinkLost(turn, f"{addresses[place]}: {_words(error)}", stood)
         raise AssertionError("a connection ends with an exception")
 
     def _serve(self, connection: ClientConnection, turn: int) -> None:
@@ -152,6 +163,7 @@ class ControlLink:
 
     def _open(self, address: Address) -> AbstractContextManager[ClientConnection]:
         scheme = "ws" if self.door.tls is None else "wss"
+        ping_s = PING_S / len(self.door.addresses)
         return connect(
             f"{scheme}://{address}{self.door.path('control')}",
             ssl=self.door.control_tls,
@@ -159,8 +171,8 @@ class ControlLink:
             proxy=f"http://{self.door.proxy}" if self.door.proxy else None,
             compression=None,
             open_timeout=self.door.connect_s,
-            ping_interval=PING_S / 2,
-            ping_timeout=PING_S,
+            ping_interval=ping_s / 2,
+            ping_timeout=ping_s,
             close_timeout=1.0,
             max_size=FRAME_BYTES,
         )

@@ -7,16 +7,20 @@ only the range that was on its way. Must never write to the version it starts fr
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import deque
 from dataclasses import dataclass
 
 import torch
 
+from atoll.core.effects import FetchInner
 from atoll.ferry.bulk import Answer, BulkConnection, Request
 from atoll.ferry.door import Door
 from atoll.ferry.errors import FerryError, LinkBrokenError, RefusedError
 from atoll.ferry.parts import PART_BYTES, PartCarrier, num_parts, part_of
+from atoll.fragments import Layout
+from atoll.fragments.inner import most_bytes
 from atoll.merge.chain import (
     KEPT_INCREMENTS,
     CatchUp,
@@ -158,6 +162,27 @@ class Downloader:
             if len(buffer) >= num_bytes:
                 return buffer
         return bytearray(num_bytes)
+
+
+def fetch_inner(
+    door: Door, carrier: PartCarrier, own: BulkConnection, order: FetchInner, layout: Layout
+) -> memoryview:
+    """A peer's inner state of a fragment, as the syncer has it. Raises as `Downloader.fetch`."""
+    if order.size_bytes > most_bytes(layout, order.index):
+        raise BadCopyError(f"{order.size_bytes} bytes are more than inner state can have")
+    body = memoryview(bytearray(order.size_bytes))
+    path = door.path("inner", str(order.transfer), order.index, order.size_bytes, "parts")
+
+    def fetch_part(connection: BulkConnection, index: int) -> None:
+        part = part_of(body, index)
+        answer = _insist(connection, Request("GET", f"{path}/{index}"), part)
+        if answer.num_bytes != part.nbytes:
+            raise LinkBrokenError(f"{answer.num_bytes} bytes came of a part of {part.nbytes}")
+
+    carrier.carry(own, range(num_parts(body.nbytes)), fetch_part)
+    if hashlib.sha256(body).hexdigest() != order.digest:
+        raise BadCopyError("inner state came with another digest than was announced")
+    return body
 
 
 def _insist(connection: BulkConnection, request: Request, into: memoryview) -> Answer:

@@ -24,18 +24,38 @@ from atoll.core.messages import Welcome
 from atoll.core.reasons import Reason
 from atoll.ferry.control import ControlLink, Crashed, FrameCame, LinkLost, LinkOpened
 from atoll.ferry.door import Door
+from atoll.ferry.errands import Checkpoints, CheckpointWritten, Errands
+from atoll.ferry.inner import InnerState
+from atoll.ferry.inner_file import InnerFile, Owner
 from atoll.ferry.island import Island
-from atoll.ferry.mailbox import Crossed, CutJob, Figures, InstallJob, Job, Mailbox
+from atoll.ferry.mailbox import (
+    Crossed,
+    CutJob,
+    Figures,
+    Inherited,
+    InstallJob,
+    Job,
+    Mailbox,
+)
 from atoll.ferry.receipt import Received
+from atoll.ferry.solitude import Solitude
 from atoll.ferry.taping import FerryTape
 from atoll.ferry.terms import RunTerms
-from atoll.ferry.transfers import FetchedVersion, InitialFailed, KeptCut, Transfers
+from atoll.ferry.transfers import (
+    FetchedInner,
+    FetchedVersion,
+    InitialFailed,
+    KeptCut,
+    Transfers,
+)
 from atoll.merge.chain import Published
 from atoll.wire.errors import WireError
 from atoll.wire.frames import FROM_SYNCER, decode, encode
 
 LONGEST_NAP_S = 5.0
 CLOSE_S = 2.0
+ALONE = "alone"
+"""Code of the end of a learner that did not reach the syncer for too long."""
 QUIET = frozenset({"finishing", "joined", "left", "ended", "merged", "steps"})
 """Notes that are no cause for concern."""
 
@@ -52,12 +72,19 @@ class Passage:
     terms: RunTerms
     max_up_mbit_s: float = 0.0
     tapes: Path | None = None
+    checkpoint: Path | None = None
+    checkpoint_every_s: float = 0.0
+    max_alone_s: float = 0.0
+
+    def owner(self, island: Island, inner: InnerState) -> Owner:
+        """Whose inner state it is."""
+        return Owner(self.door.run, self.name, island.layout.fingerprint(), inner.kind)
 
 
 class Ferry:
     """`start` begins; `tell` takes events of the core from any thread."""
 
-    def __init__(self, passage: Passage, island: Island, mailbox: Mailbox):
+    def __init__(self, passage: Passage, island: Island, mailbox: Mailbox, inner: InnerState):
         self.passage = passage
         self.island = island
         self.mailbox = mailbox
@@ -65,9 +92,17 @@ class Ferry:
         self.core = LearnerCore(passage.terms.protocol, passage.name, island.layout.fingerprint())
         self._tape = FerryTape(passage.tapes, self.core, passage.process)
         self.transfers = Transfers(passage.door, passage.terms, island, self.tell)
+        checkpoints = None
+        if passage.checkpoint is not None and inner.kind:
+            file = InnerFile(passage.checkpoint, passage.owner(island, inner))
+            every_s = passage.checkpoint_every_s
+            checkpoints = Checkpoints(file, island.layout.num_fragments, every_s)
+        self.errands = Errands(inner, mailbox, self.transfers, checkpoints)
+        self._inherited: dict[int, FetchedInner] = {}
         self.link = ControlLink(passage.door, self.tell)
         self._thread = threading.Thread(target=self._run, name="atoll-ferry", daemon=True)
         self._turn = 0
+        self._solitude = Solitude(passage.max_alone_s)
         self._welcomed = False
         self._wanted: list[str] = []
         self._jobs: dict[tuple[type, int], Job] = {}
@@ -75,9 +110,11 @@ class Ferry:
         self._held: dict[int, Published] = {}
         self._newest: dict[int, Published] = {}
 
-    def start(self) -> None:
-        """Ask to join, and carry from then on."""
+    def start(self, restore_s: float = 0.0) -> None:
+        """Ask to join, and carry from then on; `restore_s`: longest wait for inner state."""
         self.transfers.limit(self.passage.max_up_mbit_s)
+        if restore_s > 0 and self.errands.inner.kind and self.passage.terms.relays_inner:
+            self.tell(ev.RestoreAsked(self.errands.inner.kind, restore_s))
         self.tell(ev.JoinAsked(self.passage.process))
         self._thread.start()
 
@@ -97,6 +134,7 @@ class Ferry:
         try:
             while self.mailbox.over is None:
                 self._take(self._next())
+                self._end_if_alone()
         except BaseException as error:  # the edge of the thread: training must hear of it
             log.exception("the thread that carries fragments died")
             self.mailbox.die(error)
@@ -111,9 +149,17 @@ class Ferry:
         if left_s <= 0:
             return ev.Tick()
         try:
-            return self.mailbox.inbox.get(timeout=min(left_s, LONGEST_NAP_S))
+            nap_s = min(left_s, LONGEST_NAP_S, self._solitude.left_s(time.monotonic()))
+            return self.mailbox.inbox.get(timeout=max(0.0, nap_s))
         except queue.Empty:
             return None
+
+    def _end_if_alone(self) -> None:
+        """A lost island does not train for nothing for ever, where its owner set a limit."""
+        why = self._solitude.sentence(time.monotonic()) if self.mailbox.joined else ""
+        if why and self.mailbox.over is None:
+            log.error("%s: %s", self.passage.name, why)
+            self.mailbox.end(Reason(ALONE, why), failed=False)
 
     def _take(self, item: object) -> None:
         match item:
@@ -122,11 +168,17 @@ class Ferry:
             case Crossed():
                 self._crossed(item)
             case FrameCame():
+                self._solitude.heard()
                 self._frame(item)
             case FetchedVersion():
                 self._fetched(item)
+            case FetchedInner():
+                self._fetched_inner(item)
+            case CheckpointWritten():
+                self.errands.written(item)
             case LinkOpened():
                 self._turn, self._welcomed, self.mailbox.trouble = item.turn, False, ""
+                self.transfers.workers.follow()
                 self._handle(ev.LinkUp(COORDINATOR))
             case LinkLost():
                 self._lost(item)
@@ -175,6 +227,12 @@ class Ferry:
                 self.transfers.fetch(effect.fragment, effect.version, effect.digest, base)
             case fx.Connect():
                 self._connect(effect.party)
+            case fx.CopyInner():
+                self.errands.lend(effect)
+            case fx.FetchInner():
+                self.transfers.fetch_inner(effect, self.errands.inner)
+            case fx.Inherit():
+                self._inherit(effect)
             case fx.UploadInitial():
                 log.info("this learner provides version 0: %s", effect.reason)
                 self.transfers.upload_initial()
@@ -240,6 +298,7 @@ class Ferry:
                 cuts.append(fragment)
             else:
                 self.island.pool.give_back(cut.staging)
+        self.errands.crossed(crossed.inner)
         self._handle(
             ev.Boundary(crossed.step, crossed.tokens, crossed.pace_s, tuple(cuts), tuple(installs))
         )
@@ -257,6 +316,19 @@ class Ferry:
         if self.core.state.holdings[item.fragment].fetching >= 0:
             self._newest[item.fragment] = item.published
         self._handle(ev.Fetched(item.fragment, item.published.version))
+
+    def _fetched_inner(self, item: FetchedInner) -> None:
+        """What came of an earlier try is not what this one takes."""
+        if self.core.state.restore.transfer == item.order.transfer:
+            self._inherited[item.order.index] = item
+        self._handle(ev.InnerFetched(item.order.transfer, item.order.index))
+
+    def _inherit(self, order: fx.Inherit) -> None:
+        """What came from one donor is handed over whole, or nothing of it."""
+        taken, self._inherited = self._inherited, {}
+        bodies = {i: each.body for i, each in taken.items() if each.order.transfer == order.transfer}
+        self.mailbox.inherited = Inherited(order.donor, bodies, order.reason)
+        self.mailbox.news.set()
 
     def _forget(self, cut: CutId) -> None:
         kept = self._cuts.pop(cut.number, None)
@@ -293,6 +365,7 @@ class Ferry:
     def _lost(self, lost: LinkLost) -> None:
         """A connection that stood, or one that could not be had: the core asks for the next."""
         self.mailbox.trouble = lost.why
+        self._solitude.lost(time.monotonic(), lost.why)
         if not lost.stood:
             log.warning("%s: no connection to the syncer: %s", self.passage.name, lost.why)
             self.link.ask()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from atoll.ferry.mailbox import CutJob, InstallJob, Job, TakenCut
+from atoll.ferry.mailbox import CutJob, InnerJob, InstallJob, Job, TakenCut
 from atoll.ferry.receipt import Received, as_held, part_of, receive_
 from atoll.ferry.staging import Event, StagingPool, has_passed, new_event, new_stream
 from atoll.fragments import Layout
@@ -21,6 +21,8 @@ from atoll.fragments.access import gather, scatter_
 from atoll.merge.chain import Published
 
 CUTS_AT_ONCE = 2
+BLOCK_NUMEL = 1 << 19
+"""Values of an install that are worked on at a time: 2 MiB of each of four tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class CarriedOut:
     cuts: tuple[TakenCut, ...]
     installs: tuple[InstallJob, ...]
     left: tuple[Job, ...]
+    inner: tuple[InnerJob, ...] = ()
 
 
 class Island:
@@ -51,7 +54,8 @@ class Island:
 
     def prepare(self) -> None:
         """Take the memory that boundaries need."""
-        self._scratch = torch.empty(self.pool.numel, dtype=torch.float32, device=self.device)
+        # Full, for zeros may be pages that nobody has touched: the first write to each is slow.
+        self._scratch = torch.full((self.pool.numel,), 0.0, dtype=torch.float32, device=self.device)
         self.pool.fill(CUTS_AT_ONCE)
         if self.device.type == "cuda":
             self._side = new_stream(self.device)
@@ -62,9 +66,13 @@ class Island:
         """Installs first, then cuts; no cut of a fragment whose install has to wait."""
         installs: list[InstallJob] = []
         cuts: list[TakenCut] = []
+        inner: list[InnerJob] = []
         left: list[Job] = []
         for job in jobs:
-            if isinstance(job, InstallJob) and self._install(job):
+            if isinstance(job, InnerJob):
+                job.taken = job.copy.take(self._side)
+                inner.append(job)
+            elif isinstance(job, InstallJob) and self._install(job):
                 installs.append(job)
             elif isinstance(job, InstallJob):
                 left.append(job)
@@ -75,7 +83,7 @@ class Island:
                 staging = self.pool.take()
                 staging.copy(self.layout, job.fragment, self.tensors, self._side)
                 cuts.append(TakenCut(job, staging, self.held[job.fragment]))
-        return CarriedOut(tuple(cuts), tuple(installs), tuple(left))
+        return CarriedOut(tuple(cuts), tuple(installs), tuple(left), tuple(inner))
 
     @torch.no_grad()
     def _install(self, job: InstallJob) -> bool:
@@ -108,11 +116,14 @@ class Island:
         )
 
     def _receive_in_place(self, fragment: int, received: Received) -> None:
-        """The same arithmetic piece by piece: half the bytes of doing it in a copy."""
+        """The same arithmetic in blocks that stay in the cache from one operation to the next."""
         for piece in self.layout.fragments[fragment].pieces:
             row_numel = piece.numel // (piece.row_stop - piece.row_start)
             rows = self.tensors[piece.name].detach().view(-1)[piece.row_start * row_numel :]
-            receive_(rows[: piece.numel], part_of(received, piece.offset, piece.stop))
+            for start in range(0, piece.numel, BLOCK_NUMEL):
+                stop = min(start + BLOCK_NUMEL, piece.numel)
+                part = part_of(received, piece.offset + start, piece.offset + stop)
+                receive_(rows[start:stop], part)
 
     def _keep_until_used(self, received: Received) -> None:
         """Their memory was taken on the side stream and is read on this one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from atoll.core.ids import CutId
 from atoll.core.messages import Granted
 from atoll.core.reasons import Reason
 from atoll.ferry.errors import FerryDiedError
+from atoll.ferry.inner import InnerCopy
 from atoll.ferry.receipt import Received
 from atoll.ferry.staging import Event, Staging
 from atoll.merge.chain import Published
@@ -42,7 +44,34 @@ class InstallJob:
     withdrawn: bool = False
 
 
-Job = CutJob | InstallJob
+@dataclass(eq=False, slots=True)
+class InnerJob:
+    """Copy a fragment's inner state at the next boundary. `taken`: it was as it had been planned.
+
+    `step` is the one after which it was copied.
+    """
+
+    copy: InnerCopy
+    withdrawn: bool = False
+    taken: bool = False
+    step: int = 0
+
+    @property
+    def fragment(self) -> int:
+        """Whose inner state it is."""
+        return self.copy.fragment
+
+
+Job = CutJob | InstallJob | InnerJob
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """A peer's inner state, all fragments of it; or none (donor ""), and why."""
+
+    donor: str
+    bodies: Mapping[int, memoryview]
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +91,7 @@ class Crossed(NamedTuple):
     pace_s: float
     cuts: tuple[TakenCut, ...] = ()
     installs: tuple[InstallJob, ...] = ()
+    inner: tuple[InnerJob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +117,8 @@ class Mailbox:
     """Set by the ferry when there may be something to do; only join, close and whoever has no
     data at all yet wait for it."""
     figures: Figures = field(default_factory=Figures)
+    inherited: Inherited | None = None
+    """What joining waited for; None where nobody asked for a peer's inner state."""
     joined: bool = False
     incarnation: int = 0
     over: Reason | None = None

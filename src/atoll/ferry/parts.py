@@ -44,6 +44,15 @@ class PartCarrier:
         work.wait()
 
 
+class LoneCarrier:
+    """Carries every part itself, one after another: what may take its time, beside what may not."""
+
+    def carry(self, own: BulkConnection, parts: Sequence[int], carry_part: CarryPart) -> None:
+        """Carry every part, or raise what the first failed one raised."""
+        for part in parts:
+            carry_part(own, part)
+
+
 class _Work:
     def __init__(self, parts: Sequence[int], carry_part: CarryPart):
         self._waiting = deque(parts)

@@ -45,6 +45,10 @@ class Staging:
         self._done = new_event() if self.is_cuda else None
         self._numel = 0
 
+    def touch(self) -> None:
+        """Have the system hand the memory out now: a first write to each page is slow."""
+        self._host.fill_(0.0)
+
     def copy(
         self,
         layout: Layout,
@@ -82,7 +86,9 @@ class StagingPool:
     def fill(self, num_buffers: int) -> None:
         """Take the memory now rather than at a boundary."""
         for _ in range(num_buffers - len(self._free)):
-            self._free.append(Staging(self.numel, self.device))
+            staging = Staging(self.numel, self.device)
+            staging.touch()
+            self._free.append(staging)
 
     def take(self) -> Staging:
         """A buffer for one cut."""

@@ -38,6 +38,8 @@ class RunTerms:
     strategy: Strategy = "balanced"
     seed: int = 0
     data: DataTerms = DataTerms()
+    relays_inner: bool = False
+    """The syncer hands inner state from one learner to another; older ones do not."""
 
 
 def terms_from(plain: object) -> RunTerms:
@@ -57,6 +59,7 @@ def terms_from(plain: object) -> RunTerms:
         _strategy(plain),
         _whole(plain, "seed", 0),
         _data(_table(plain, "data")),
+        plain.get("relays_inner") is True,
     )
 
 

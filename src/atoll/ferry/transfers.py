@@ -13,20 +13,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core.ids import Cut
 from atoll.ferry.bulk import BulkConnection
 from atoll.ferry.control import Crashed
 from atoll.ferry.door import Door
-from atoll.ferry.download import BadCopyError, Downloader
+from atoll.ferry.download import BadCopyError, Downloader, fetch_inner
 from atoll.ferry.errors import FerryError, GivenUpError, RefusedError
+from atoll.ferry.inner import InnerCopy, InnerState
 from atoll.ferry.island import Island
 from atoll.ferry.pace import Pace
-from atoll.ferry.parts import PartCarrier
+from atoll.ferry.parts import LoneCarrier, PartCarrier
 from atoll.ferry.staging import Staging
 from atoll.ferry.terms import RunTerms
-from atoll.ferry.upload import Parcel, Uploader, contribution, initial, is_final
+from atoll.ferry.upload import Parcel, Uploader, contribution, initial, inner, is_final
 from atoll.ferry.workers import Workers
+from atoll.fragments.inner import InnerStateError
 from atoll.merge.chain import Published
 from atoll.merge.codecs import Codec, decode, encode
 
@@ -61,6 +64,14 @@ class FetchedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchedInner:
+    """A peer's inner state of a fragment is here, checked."""
+
+    order: fx.FetchInner
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
 class InitialFailed:
     """A fragment of version 0 was not taken. `final`: it will not be."""
 
@@ -80,8 +91,9 @@ class Transfers:
         self._door = door
         self._stopped = threading.Event()
         self.workers = Workers(NUM_CONNECTIONS, self._connect, lambda e: tell(Crashed(e)))
-        carrier = PartCarrier(self.workers)
+        carrier = self._carrier = PartCarrier(self.workers)
         self._up = Uploader(door, carrier)
+        self._aside = Uploader(door, LoneCarrier())
         self._down = Downloader(door, carrier, terms.downlink)
 
     def limit(self, max_up_mbit_s: float) -> None:
@@ -179,6 +191,55 @@ class Transfers:
         if found.version == version and digest and found.digest != digest:
             return ev.FetchFailed(fragment, version, "another digest was announced", True)
         return FetchedVersion(fragment, found)
+
+    # ------------------------------------------------------------ inner state
+
+    def upload_inner(self, order: fx.CopyInner, copy: InnerCopy) -> None:
+        """Send a copy of inner state, over one connection: contributions go before."""
+
+        def task(connection: BulkConnection) -> None:
+            self._tell(self._upload_inner(connection, order, copy))
+
+        self.workers.submit(task)
+
+    def _upload_inner(
+        self, connection: BulkConnection, order: fx.CopyInner, copy: InnerCopy
+    ) -> ev.InnerSent | ev.InnerNotSent:
+        parcel = inner(order.transfer, order.index, copy.body())
+        code, why = "given_up", "this island leaves"
+        while not self._stopped.is_set():
+            try:
+                self._aside.send(connection, parcel, lambda: not self._stopped.is_set(), False)
+                return ev.InnerSent(order.transfer, order.index)
+            except RefusedError as refused:
+                code, why = refused.code, refused.sentence
+                if not refused.may_pass:
+                    break
+                self._stopped.wait(refused.retry_after_s or INITIAL_PAUSE_S)
+            except FerryError as error:
+                code, why = "broken", str(error)
+                break
+        return ev.InnerNotSent(order.transfer, order.index, code, why)
+
+    def fetch_inner(self, order: fx.FetchInner, state: InnerState) -> None:
+        """Bring a peer's inner state of a fragment, and see whether it fits."""
+
+        def task(connection: BulkConnection) -> None:
+            self._tell(self._fetch_inner(connection, order, state))
+
+        self.workers.submit(task)
+
+    def _fetch_inner(
+        self, connection: BulkConnection, order: fx.FetchInner, state: InnerState
+    ) -> FetchedInner | ev.InnerFetchFailed:
+        try:
+            body = fetch_inner(self._door, self._carrier, connection, order, state.layout)
+            state.fits(order.index, body)
+        except (InnerStateError, BadCopyError) as error:
+            return ev.InnerFetchFailed(order.transfer, order.index, str(error), True)
+        except FerryError as error:
+            return ev.InnerFetchFailed(order.transfer, order.index, str(error), False)
+        return FetchedInner(order, body)
 
     # ------------------------------------------------------------ version 0
 

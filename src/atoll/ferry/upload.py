@@ -17,11 +17,11 @@ from zlib import crc32
 import msgspec
 from torch import Tensor
 
-from atoll.core.ids import Cut
+from atoll.core.ids import Cut, TransferId
 from atoll.ferry.bulk import BulkConnection, Request
 from atoll.ferry.door import Door
 from atoll.ferry.errors import FerryError, GivenUpError, LinkBrokenError, RefusedError
-from atoll.ferry.parts import PartCarrier, num_parts, part_of
+from atoll.ferry.parts import LoneCarrier, PartCarrier, num_parts, part_of
 from atoll.fragments.raw_bytes import byte_view
 from atoll.merge.codecs import Codec
 
@@ -65,10 +65,17 @@ def initial(fragment: int, values: Tensor) -> Parcel:
     return Parcel(("initial", fragment), body, json.dumps(said).encode())
 
 
+def inner(transfer: TransferId, index: int, body: memoryview) -> Parcel:
+    """The parcel of a fragment's inner state; its size is part of the name."""
+    said = {"codec": "inner", "bytes": body.nbytes, "sha256": hashlib.sha256(body).hexdigest()}
+    place = ("inner", str(transfer), index, body.nbytes)
+    return Parcel(place, body, json.dumps(said).encode())
+
+
 class Uploader:
     """Sends parcels through the connections of a few threads."""
 
-    def __init__(self, door: Door, carrier: PartCarrier):
+    def __init__(self, door: Door, carrier: PartCarrier | LoneCarrier):
         self.door = door
         self.carrier = carrier
 

@@ -54,6 +54,11 @@ class Workers:
         for thread in self._threads:
             thread.join(max(0.0, until_s - time.monotonic()))
 
+    def follow(self) -> None:
+        """Control came back, perhaps elsewhere: nobody is to wait where the syncer was."""
+        for connection in list(self._connections):
+            connection.follow()
+
     def _start(self) -> None:
         for number in range(self.num_threads):
             thread = threading.Thread(target=self._work, name=f"atoll-bulk-{number}", daemon=True)

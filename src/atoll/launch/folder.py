@@ -5,7 +5,7 @@ run.invite      what a learner needs to come in (mode 0600: it holds the secret)
 keys/           the secret, the certificates of a run that others reach, the syncer's settings
 state/          the syncer's durable state
 tapes/          what every core saw and decided
-learners/NAME/  metrics.jsonl of each learner
+learners/NAME/  metrics.jsonl of each learner; its own invite, where its way in is another one
 logs/           what the processes printed
 report.json     how it went
 """
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atoll.access.addresses import Address
+from atoll.access.addresses import Address, is_loopback, parse_address
 from atoll.access.errors import AccessError
 from atoll.access.invite import Invite, read_invite, write_invite
 from atoll.access.private import write_private
@@ -102,6 +103,15 @@ class RunFolder:
         """Where a learner writes a line for each step."""
         return self.root / "learners" / learner / "metrics.jsonl"
 
+    def own_invite(self, learner: str) -> Path:
+        """The invite of one learner, where there is one: the same run by another way."""
+        return self.root / "learners" / learner / "run.invite"
+
+    def invite_for(self, learner: str) -> Path:
+        """What a learner comes in with."""
+        own = self.own_invite(learner)
+        return own if own.exists() else self.invite
+
     def log(self, name: str) -> Path:
         """What a process printed."""
         return self.root / "logs" / f"{name}.log"
@@ -113,25 +123,29 @@ class RunFolder:
         if self.root.exists() and any(self.root.iterdir()):
             raise SettingsError(f"{self.root} holds something else: name another folder with --dir")
         run_file = _on_this_machine(run_file)
-        self.admit(run_file.name, Address(LOOPBACK, run_file.syncer.service.port), has_tls=False)
+        service = run_file.syncer.service
+        standby = [parse_address(service.standby)] if service.standby else []
+        addresses = [Address(LOOPBACK, service.port), *standby]
+        self.admit(run_file.name, addresses, has_tls=False)
         self.begin(run_file)
         return run_file, True
 
-    def admit(self, run: str, public: Address, has_tls: bool) -> Invite:
+    def admit(self, run: str, addresses: Sequence[Address], has_tls: bool) -> Invite:
         """Make what learners come in with: the secret, the certificates, the invite.
 
-        Nothing is overwritten. The certificate is for the address under which learners reach it.
+        The addresses are those under which learners reach the syncer, then a standby; the
+        certificate covers them all. Nothing is overwritten.
         """
         keys = self.root / "keys"
         keys.mkdir(parents=True, exist_ok=True)
         ca_pem = ""
         if has_tls:
             authority = make_authority(run)
-            server = issue_server(authority, [public.host])
+            server = issue_server(authority, list(dict.fromkeys(each.host for each in addresses)))
             write_credentials(authority, keys / "authority.pem", keys / "authority.key")
             write_credentials(server, self.certificate, self.certificate_key)
             ca_pem = authority.certificate_pem
-        invite = Invite(run, (public,), ca_pem, new_secret())
+        invite = Invite(run, tuple(addresses), ca_pem, new_secret())
         write_private(self.secret, invite.secret.reveal().encode())
         write_invite(self.invite, invite)
         return invite
@@ -144,14 +158,30 @@ class RunFolder:
         write_resolved(self.run_file, run_file)
 
     def resume(self, asked: RunFile) -> RunFile:
-        """The run that is here; `SettingsError` where the run file asks for another one."""
+        """The run that is here; `SettingsError` where the run file asks for another one.
+
+        What the syncer's process may take and keeps is as the run file says now, and so is who gets
+        figures; where it listens is not, for learners were told. How data is leased was worked out
+        when the run began.
+        """
         kept = read_run_file(self.run_file)
-        if replace(asked.syncer, service=kept.syncer.service) != kept.syncer:
+        wanted = replace(_with_data_of(asked, kept).syncer, service=kept.syncer.service)
+        if wanted != kept.syncer:
             raise SettingsError(
                 f"{self.root} holds a run with other settings than the run file: run "
                 f"{self.run_file} to go on with it, or name another folder with --dir"
             )
-        return kept
+        return self._with_changes(kept, asked)
+
+    def _with_changes(self, kept: RunFile, asked: RunFile) -> RunFile:
+        old = kept.syncer.service
+        told = {"host": old.host, "port": old.port, "standby": old.standby}
+        service = replace(asked.syncer.service, **told)  # type: ignore[arg-type]
+        syncer = replace(kept.syncer, service=service)
+        changed = replace(kept, syncer=syncer, observe=asked.observe)
+        if changed != kept:
+            self.begin(changed)
+        return changed
 
     def address(self) -> Address:
         """Where the syncer of this run listens."""
@@ -172,9 +202,21 @@ def invite_at(path: Path) -> Invite:
         raise SettingsError(str(error)) from error
 
 
+def _with_data_of(asked: RunFile, kept: RunFile) -> RunFile:
+    """A run file that does not say how data is leased leaves it as it is."""
+    run, old = asked.syncer.run, kept.syncer.run
+    if run.dataset_items or run.num_streams:
+        return asked
+    lease_items = run.lease_items or old.lease_items
+    run = replace(run, dataset_items=old.dataset_items, lease_items=lease_items)
+    return replace(asked, syncer=replace(asked.syncer, run=run))
+
+
 def _on_this_machine(run_file: RunFile) -> RunFile:
     """Nobody else reaches it. A restarted syncer must be found, so its port is chosen once."""
     service = replace(run_file.syncer.service, host=LOOPBACK)
+    if service.standby and not is_loopback(parse_address(service.standby).host):
+        service = replace(service, standby="")
     if not service.port:
         with socket.socket() as probe:
             probe.bind((LOOPBACK, 0))

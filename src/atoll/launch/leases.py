@@ -17,9 +17,11 @@ PIECES_PER_LEARNER = 8
 
 
 def with_leases(run_file: RunFile) -> RunFile:
-    """The same run, its data leased. A run that says how its data is dealt out stays as it is."""
+    """The same run, its data leased. A run that says how its data is dealt out stays as it is, and
+    so does one that wants no leases.
+    """
     run, train = run_file.syncer.run, run_file.train
-    if run.dataset_items or run.num_streams:
+    if run.dataset_items or run.num_streams or not train.data.leases:
         return run_file
     sources = load_sources(train.data, train.model.context, train.model.vocab_size)
     num_items = len(sources.train)
@@ -28,3 +30,14 @@ def with_leases(run_file: RunFile) -> RunFile:
     lease_items = run.lease_items or steps * train.batch_size
     run = replace(run, dataset_items=num_items, lease_items=lease_items)
     return replace(run_file, syncer=replace(run_file.syncer, run=run))
+
+
+def with_leases_or_why(run_file: RunFile) -> tuple[RunFile, str]:
+    """As `with_leases`, for a place that need not have the data; and why there are no leases."""
+    try:
+        return with_leases(run_file), ""
+    except (OSError, ValueError, ImportError) as error:
+        return run_file, (
+            "data is not leased, each learner reads all of it, for it cannot be counted here "
+            f"({error}). To lease it, begin the run with dataset_items = its size in [run]"
+        )

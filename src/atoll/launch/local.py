@@ -2,7 +2,8 @@
 
 `LocalRun` starts the processes, looks after them at every `poll`, and stops them in order. It
 decides nothing about training: a learner that died is started again under its name, and the
-protocol takes it back.
+protocol takes it back. Where a spare is warm, it becomes the learner. Whatever is done is said in
+`incidents`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from typing import Any
 from atoll.access.invite import read_invite
 from atoll.launch.child import Child
 from atoll.launch.folder import RunFolder
+from atoll.launch.spare import Spare
 from atoll.launch.status import fetch_status
 from atoll.runfile.settings import RunFile
 
 START_S = 60.0
 STOP_S = 20.0
 LINGER_S = 5.0
+REFILL_S = 5.0
+"""The next spare warms up when no learner was started for so long."""
+FENCED = 3
 
 
 class LaunchError(ValueError):
@@ -75,7 +80,11 @@ class LocalRun:
         self.began_s = 0.0
         self.incidents: list[Incident] = []
         self.progress = Progress()
+        self.syncer_options: list[str] = []
         self.syncer = Child("syncer", [], folder.log("syncer"))
+        self.spare = Spare(folder.root, folder.log("spare"))
+        self._started_s = float("inf")
+        self._degraded = ""
         threads = run_file.local.threads
         names = [f"island-{number}" for number in range(run_file.local.learners)]
         self.learners = {
@@ -94,6 +103,7 @@ class LocalRun:
 
     def stop(self) -> None:
         """Learners first, then the syncer; nothing is left behind."""
+        self.spare.stop()
         for child in self.learners.values():
             if child.process is not None and child.is_running:
                 child.process.terminate()
@@ -126,7 +136,9 @@ class LocalRun:
         status = self._status()
         if status:
             self.progress.status = status
+            self._say_degraded(str(status.get("degraded", "")))
         self.progress.running = len([1 for c in self.learners.values() if c.is_running])
+        self._keep_spare()
         return self.progress
 
     @property
@@ -141,21 +153,57 @@ class LocalRun:
     def _look_after(self, child: Child) -> None:
         status = child.died()
         if status is not None and not child.ended_well:
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            self.say(child.name, how)
+            self._say_death(child, status)
         due = child.process is None and not child.ended_well and child.starts > 0
         if not due or time.monotonic() < child.again_at_s:
             return
-        if child.starts > self.run_file.local.restarts:
-            raise LaunchError(
-                f"{child.name} died {child.starts} times: {child.last_words()} (see {child.log})"
-            )
         self.progress.restarts += 1
+        self.say(child.name, self._start_again(child))
+
+    def _say_death(self, child: Child, status: int) -> None:
+        """And that it is started again, or LaunchError where it is not."""
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        hopeless = child.hopeless(self.run_file.local.restarts)
+        if child is self.syncer and status == FENCED:
+            hopeless = f"another syncer has taken this run over: {child.last_words()}"
+        if hopeless:
+            self.say(child.name, how)
+            raise LaunchError(hopeless)
+        pause_s = max(0.0, child.again_at_s - time.monotonic())
+        self.say(child.name, f"{how}; it is started again" + _in_words(pause_s))
+
+    def _start_again(self, child: Child) -> str:
+        """A restarted syncer is not waited for: learners come back to it when it listens."""
         if child is self.syncer:
-            self._start_syncer()
-        else:
+            child.command = self._syncer_command()
             child.start()
-        self.say(child.name, "was started again")
+            return "was started again"
+        self._started_s = time.monotonic()
+        if self.spare.is_warm():
+            process = self.spare.become(child.command[3:], child.log)
+            if process is not None:
+                child.adopt(process)
+                return "goes on in the spare process"
+        child.start()
+        return "was started again"
+
+    def _keep_spare(self) -> None:
+        """Warm one up when the run is under way and nobody is on the way back."""
+        if not self.run_file.local.spare or self.spare.is_there:
+            return
+        if self.progress.phase != "training" or not self.progress.trained:
+            return
+        now_s = time.monotonic()
+        self._started_s = min(self._started_s, now_s)
+        all_run = self.progress.running == len(self.learners)
+        if all_run and now_s - self._started_s >= REFILL_S:
+            self.spare.start(next(iter(self.learners.values())).environment())
+
+    def _say_degraded(self, sentence: str) -> None:
+        """When it begins, changes, and is over."""
+        if sentence != self._degraded:
+            self._degraded = sentence
+            self.say("syncer", sentence or "everybody who is live is merged again")
 
     def _status(self) -> dict[str, Any]:
         return fetch_status(read_invite(self.folder.invite)) if self.syncer.is_running else {}
@@ -168,11 +216,25 @@ class LocalRun:
         command += ["--linger-s", str(LINGER_S), "--root", str(folder.state)]
         command += ["--settings", str(folder.syncer_settings)]
         command += ["--secret-file", str(folder.secret), "--tapes", str(folder.tapes)]
+        command += self.syncer_options
         return [*command, "--new"] if self.new else command
 
     def _learner_command(self, name: str) -> list[str]:
         folder = self.folder
         command = [sys.executable, "-m", "atoll", "learner", str(folder.run_file)]
-        command += ["--invite", str(folder.invite), "--name", name, "--watch-stdin"]
-        command += ["--metrics", str(folder.metrics(name)), "--tapes", str(folder.tapes)]
+        command += ["--invite", str(folder.invite_for(name)), "--name", name, "--watch-stdin"]
+        command += [
+            "--leave-s",
+            str(STOP_S - 2.0),
+            "--metrics",
+            str(folder.metrics(name)),
+            "--tapes",
+            str(folder.tapes),
+            "--max-alone",
+            str(self.run_file.local.max_alone_s),
+        ]
         return command
+
+
+def _in_words(pause_s: float) -> str:
+    return f" in {pause_s:.1f} s" if pause_s > 0.1 else ""

@@ -3,7 +3,9 @@
 *Goodput* is learner time in steps whose work was merged, over learners asked for times wall time:
 down time and dropped work count against it. *Participation* is learners merged over learners live,
 per round. `bytes_data_parallel` is what averaging a bf16 gradient after every step would have sent:
-2 (M - 1) / M times its bytes, per learner and step, in each direction.
+2 (M - 1) / M times its bytes, per learner and step, in each direction. `repeated_items` are items
+of a leased data set that were trained more than once in a pass: those that a lost learner had
+trained and not merged, and those that a learner trained while no lease was at hand.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class Report:
     bytes_data_parallel: int
     parameters: int
     data: str
+    data_passes: int = 0
+    repeated_items: int = 0
     checks_failed: list[str] = field(default_factory=list)
     fault_list: list[Fault] = field(default_factory=list)
 
@@ -97,7 +101,7 @@ def build_report(figures: Figures, faults: list[Fault]) -> Report:
     coordinator, counts = status.get("coordinator", {}), status.get("counts", {})
     tallies = [shard["tally"] for shard in status.get("shards", {}).values()]
     trained, merged = int(coordinator.get("trained", 0)), int(coordinator.get("merged", 0))
-    steps, step_s = _steps(figures.run_dir)
+    steps, step_s, repeated = _steps(figures.run_dir)
     available_s = figures.learners * figures.seconds
     live = total(tally["learners_live"] for tally in tallies)
     verdict = verify(figures.run_dir / "tapes")
@@ -123,6 +127,8 @@ def build_report(figures: Figures, faults: list[Fault]) -> Report:
         bytes_data_parallel=2 * gradient * (figures.learners - 1) * steps // figures.learners,
         parameters=figures.parameters,
         data=figures.data,
+        data_passes=int(coordinator.get("data_pass", 0)),
+        repeated_items=int(coordinator.get("repeated_items", 0)) + repeated,
         checks_failed=verdict.failed,
         fault_list=faults,
     )
@@ -161,10 +167,11 @@ def _entries(tape: PartyTape) -> list[Entry]:
     ]
 
 
-def _steps(run_dir: Path) -> tuple[int, float]:
-    """Steps of all learners, and the time they took."""
-    steps, seconds = 0, 0.0
+def _steps(run_dir: Path) -> tuple[int, float, int]:
+    """Steps of all learners, the time they took, and the items they repeated without a lease."""
+    steps, seconds, repeated = 0, 0.0, 0
     for path in sorted((run_dir / "learners").glob("*/metrics.jsonl")):
+        of_life = 0
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
@@ -173,4 +180,8 @@ def _steps(run_dir: Path) -> tuple[int, float]:
             if "step_s" in record:
                 steps += 1
                 seconds += float(record["step_s"])
-    return steps, seconds
+            # A new life begins with another line, and counts from 0.
+            now = int(record.get("repeated_items", 0))
+            repeated += now - of_life if now > of_life else 0
+            of_life = now
+    return steps, seconds, repeated

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from atoll.launch.disk import need_of
 from atoll.launch.folder import RunFolder
 from atoll.launch.local import LocalRun, Progress
 from atoll.launch.published import PublishedLoss
 from atoll.launch.report import Fault, Figures, Report, build_report, time_to_heal_s
 from atoll.runfile.settings import RunFile
-from atoll.store.estimate import disk_need
 
 POLL_S = 0.25
 GOODBYE_S = 60.0
@@ -56,7 +56,7 @@ class Session:
     def run(self) -> Iterator[Progress]:
         """Start everything and yield how it stands, until every learner has gone."""
         torch.set_num_threads(1)
-        self.published = PublishedLoss(self.folder, self.run_file.train)
+        self.published = PublishedLoss(self.folder, self.run_file)
         self.loss_first = self.loss_last = self.published.of_initial()
         try:
             self.local.start()
@@ -138,6 +138,5 @@ class Session:
 
     def _say_disk_need(self, progress: Progress) -> None:
         paces = [each["pace_s"] for each in progress.status["learners"].values() if each["pace_s"]]
-        H = self.run_file.syncer.protocol.H
-        need = disk_need(self.published.num_params, H, min(paces, default=1.0))
+        need = need_of(self.run_file, self.published.num_params, min(paces, default=1.0))
         self.local.say("syncer", f"will need up to {need.sentence()}")

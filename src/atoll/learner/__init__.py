@@ -7,6 +7,7 @@ Parameters change only inside `join()` and `Learner.step()`. `step()` never bloc
 from atoll.learner.errors import DataError, FerryDiedError, JoinError, LearnerOverError
 from atoll.learner.joining import IslandOptions, join
 from atoll.learner.learner import Learner
+from atoll.learner.restoring import Restored
 from atoll.learner.schedule import lr_lambda
 from atoll.learner.shards import Shard
 
@@ -17,6 +18,7 @@ __all__ = [
     "JoinError",
     "Learner",
     "LearnerOverError",
+    "Restored",
     "Shard",
     "join",
     "lr_lambda",

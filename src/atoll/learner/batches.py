@@ -97,7 +97,8 @@ class Batches:
         if leased not in (0, num_items):
             raise DataError(
                 f"this data set has {num_items} items here, but the run leases {leased}: give "
-                "every learner the same data, or set dataset_items in [run] to its size"
+                "every learner the same data; or begin the run with dataset_items = its size in "
+                "[run], or with leases = false in [train.data] of the run file"
             )
 
     # ------------------------------------------------------------ the loop's side

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import logging
 import os
 import time
 from collections import deque
@@ -22,18 +23,22 @@ from torch import Tensor
 
 from atoll.core import events as ev
 from atoll.core.order import EpochOrder
-from atoll.ferry.ferry import Ferry
+from atoll.ferry.ferry import ALONE, Ferry
 from atoll.ferry.island import Island
 from atoll.ferry.mailbox import Crossed, Job, Mailbox
 from atoll.learner.batches import Batches, Orders, loader_for
 from atoll.learner.errors import DataError, FerryDiedError, LearnerOverError
 from atoll.learner.later import Later, Scalar
+from atoll.learner.notice import RESERVE_S, Notice
+from atoll.learner.restoring import REWARM_STEPS, Restored
 from atoll.learner.shards import Shard, Shards
 from atoll.learner.undone import UndoneCheck
 
 PACE_SHARE = 0.2
 """Weight of the newest step in the smoothed duration of a step."""
 NAP_S = 0.5
+
+log = logging.getLogger("atoll.learner")
 
 
 @dataclass(slots=True)
@@ -64,8 +69,9 @@ class Learner:
         self._taken: deque[tuple[int, ev.DataTaken]] = deque()
         self._pid = os.getpid()
         self._closed = False
-        self.restored = False
-        """The parameters are those of a run under way, and inner optimizer state is fresh."""
+        self.notice = Notice()
+        self.restored = Restored("first", "this learner has not joined yet")
+        """Whose inner optimizer state this learner began with, and why."""
 
     # ------------------------------------------------------------ the loop
 
@@ -101,7 +107,7 @@ class Learner:
             mailbox.check()
         if mailbox.over is not None and mailbox.failed:
             raise LearnerOverError(str(mailbox.over))
-        return mailbox.over is None and not self._closed
+        return mailbox.over is None and not self._closed and not self.notice.is_given
 
     def _acknowledge(self, data: Batches | Shards) -> None:
         """This step was done on what the loop was given since the last one.
@@ -146,7 +152,16 @@ class Learner:
         done = self._island.carry_out([*self._still_wanted(), *self._mailbox.take()])
         self._left = done.left
         counters = self._counters
-        crossed = Crossed(counters.step, counters.tokens, counters.pace_s, done.cuts, done.installs)
+        for job in done.inner:
+            job.step = counters.step
+        crossed = Crossed(
+            counters.step,
+            counters.tokens,
+            counters.pace_s,
+            done.cuts,
+            done.installs,
+            done.inner,
+        )
         self._mailbox.inbox.put(crossed)
 
     def _still_wanted(self) -> list[Job]:
@@ -232,15 +247,39 @@ class Learner:
         return counters.progress
 
     @property
+    def warmup(self) -> float:
+        """Factor for the learning rate, 0 to 1: below 1 in the first steps on fresh inner state."""
+        if self.restored.source != "fresh":
+            return 1.0
+        return min(1.0, (self._counters.step + 1) / REWARM_STEPS)
+
+    @property
     def loss(self) -> float | None:
         """The newest loss that has been read."""
         loss = self._counters.loss
         return None if loss is None else float(loss)
 
     @property
+    def why_over(self) -> str:
+        """Why `step()` returned False, where that was not for a notice; empty while it is on."""
+        over = self._mailbox.over
+        return "" if over is None else str(over)
+
+    @property
+    def is_alone(self) -> bool:
+        """`step()` returned False because the syncer was not reached for too long."""
+        over = self._mailbox.over
+        return over is not None and over.code == ALONE
+
+    @property
     def incarnation(self) -> int:
         """Which life of this learner it is, as issued by the coordinator."""
         return self._mailbox.incarnation
+
+    @property
+    def farewell(self) -> str:
+        """Why this learner takes no further part; empty while it does."""
+        return str(self._mailbox.over or "")
 
     @property
     def data_seed(self) -> int:
@@ -294,8 +333,15 @@ class Learner:
             return
         self._closed = True
         atexit.unregister(self._go_with_the_interpreter)
+        mailbox, goodbye_s = self._mailbox, GOODBYE_S
         limit_s = self._leave_s if limit_s is None else limit_s
-        mailbox, until_s = self._mailbox, time.monotonic() + limit_s
+        if self.notice.is_given:
+            why = f"{self.notice.name}: it was told to leave"
+            log.info("%s; %g s to hand in what is there", why, self._leave_s)
+            reserve_s = min(RESERVE_S, self._leave_s / 2)
+            limit_s = min(limit_s, max(0.0, self.notice.left_s(self._leave_s) - reserve_s))
+            goodbye_s = reserve_s / 2
+        until_s = time.monotonic() + limit_s
         if limit_s > 0:
             self._read_the_rest()
         self._ferry.tell(ev.LeaveAsked(why, limit_s))
@@ -304,7 +350,8 @@ class Learner:
             if left_s <= 0:
                 break
             self._wait_for_news(left_s)
-        self._ferry.join(GOODBYE_S)
+        self._ferry.join(goodbye_s)
+        self.notice.forget()
         self._island.watch = _nobody
         if limit_s > 0:
             mailbox.check()

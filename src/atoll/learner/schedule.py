@@ -18,6 +18,10 @@ class HasProgress(Protocol):
     def progress(self) -> float:
         """Share of the run's budget that is trained."""
 
+    @property
+    def warmup(self) -> float:
+        """Factor for the learning rate in the first steps on fresh inner state."""
+
 
 _current: list[weakref.ReferenceType[HasProgress]] = []
 
@@ -33,13 +37,20 @@ def progress() -> float:
     return learner.progress if learner is not None else 0.0
 
 
+def warmup() -> float:
+    """Of the learner that joined last in this process; 1 before any did."""
+    learner = _current[0]() if _current else None
+    return learner.warmup if learner is not None else 1.0
+
+
 def lr_lambda(fn: Callable[[float], float]) -> Callable[[int], float]:
     """For `LambdaLR(optimizer, atoll.lr_lambda(fn))`: the factor is `fn(progress)`.
 
-    The count of steps that the scheduler hands over is not looked at.
+    In the first steps of a learner that had to begin with fresh inner optimizer state it is less
+    (`Learner.warmup`). The count of steps that the scheduler hands over is not looked at.
     """
 
     def factor(_num_steps: int) -> float:
-        return fn(progress())
+        return fn(progress()) * warmup()
 
     return factor

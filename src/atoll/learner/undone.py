@@ -5,14 +5,18 @@ old values at its next step: what was installed is gone, and training goes on as
 merged anything. A few values of each piece are kept from before and after an install and compared
 after the next step.
 
-Says "undone" only when values came back to within a tenth of the way to the old ones; no step of
-an honest optimizer walks exactly against an install. Says "fine" by the same measure, and then
-looks no further. Between the two it waits for the next install. Never waits for a device.
+Says "undone" when values came back to within a tenth of the way to the old ones: at once for the
+installs of joining, afterwards for three in a row. Once is not enough there: early in training all
+islands walk the same way, so an install that takes a learner back by about one step is undone by
+an honest next one now and then.
+Says "fine" by the same measure, and then looks no further. Between the two it waits for the next
+install. Never waits for a device.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 
 import torch
@@ -24,6 +28,7 @@ from atoll.learner.later import Later
 
 VALUES_PER_PIECE = 64
 NEAR = 0.1
+TIMES = 3
 
 
 class UndoneCheck:
@@ -35,6 +40,8 @@ class UndoneCheck:
         self._before: dict[int, list[Tensor]] = {}
         self._after: dict[int, list[Tensor]] = {}
         self._answers = Later()
+        self._undone = 0
+        self._times: deque[int] = deque()
         self.decided = False
 
     def watch(self, fragment: int, done: bool) -> None:
@@ -47,15 +54,18 @@ class UndoneCheck:
         if self.decided:
             return
         if self._after:
+            is_whole = len(self._after) == self._layout.num_fragments
+            self._times.append(1 if is_whole else TIMES)
             self._answers.give(*self._compare())
             self._before, self._after = {}, {}
         for to_old, to_new, way in self._answers.take():
-            self._judge(to_old, to_new, way)
+            self._judge(to_old, to_new, way, self._times.popleft())
 
-    def _judge(self, to_old: float, to_new: float, way: float) -> None:
+    def _judge(self, to_old: float, to_new: float, way: float, times: int) -> None:
         if not math.isfinite(way) or way <= 0:
             return
-        if to_old < NEAR * way:
+        self._undone = self._undone + 1 if to_old < NEAR * way else 0
+        if self._undone >= times:
             raise InstallUndoneError(
                 "the first optimizer step after a merged version was installed put the old values "
                 "back: this optimizer keeps copies of the parameters of its own (fp32 masters, "

@@ -153,7 +153,7 @@ class FragmentMerger:
         (values,) = split("bf16", delta, self.fragment.numel)
         if not is_finite("bf16", values, values.numel()):
             raise MergeError("the averaged displacement is not finite")
-        outer = self.settings.outer
+        outer = self.settings.outer.at(state.version + 1)
         theta, outer_state = outer_step(outer, self.fragment, state.theta, state.outer, values)
         try:
             published, increment = publish(state.published, theta, self.settings.downlink_codec)

@@ -8,6 +8,10 @@ Float32, per fragment, the displacement pointing where the learners went:
 
 Buffers of the model (batch-norm statistics and the like) are plainly averaged: Theta + D.
 
+Over the first `ramp_merges` versions of a fragment rate and momentum go from a plain average
+(`first_lr`, no momentum) to their values. What counts is the version, which is durable, so a
+recovery or a replay takes the same steps.
+
 Must never see a displacement that was not rounded to bf16 first: what the log holds is what is
 applied. Always eager and elementwise, multiplications and additions rounded separately, so a
 replay gives the same bits on any machine, whatever backend made the displacement. Returns new
@@ -17,7 +21,7 @@ tensors; what it was given stays as it was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import Literal, NamedTuple, assert_never
 
@@ -41,15 +45,33 @@ class OuterSettings:
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8
+    ramp_merges: int = 0
+    """Merges of a fragment over which lr and momentum go to their values; 0 begins with them."""
+    first_lr: float = 1.0
+    """Where lr begins when it ramps; momentum begins at 0."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("sgd", "nesterov", "adam"):
             raise ValueError(f"outer kind is {self.kind!r}: use 'sgd', 'nesterov' or 'adam'")
-        if not 0 < self.lr < inf or not 0 < self.epsilon < inf:
-            raise ValueError("outer lr and epsilon must be above 0 and finite")
+        for name in ("lr", "epsilon", "first_lr"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"outer {name} must be above 0 and finite")
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"outer {name} is {getattr(self, name)}: use 0 or more, below 1")
+        if self.ramp_merges < 0:
+            raise ValueError(f"outer ramp_merges is {self.ramp_merges}: use 0 or more")
+        if self.ramp_merges and self.kind == "adam":
+            raise ValueError("outer ramp_merges is for sgd and nesterov: set it to 0 for adam")
+
+    def at(self, version: int) -> OuterSettings:
+        """What makes `version` of a fragment; version 1 is the first merge."""
+        assert version >= 1, "no outer step makes version 0"
+        if version > self.ramp_merges:
+            return self
+        share = (version - 1) / self.ramp_merges
+        lr = self.first_lr + (self.lr - self.first_lr) * share
+        return replace(self, lr=lr, momentum=self.momentum * share)
 
 
 class _Preset(NamedTuple):

@@ -3,6 +3,7 @@
     [run] [protocol] [merge] [outer] [service]   what the syncer follows (see `syncer.settings`)
     [train] [train.model] [train.data] ...       what the reference trainer does
     [local]                                      how many learners `atoll train` starts here
+    [observe]                                    which tools get the figures of `atoll train`
 
 A setting stands in one place only: the token budget is the run's, and M follows from the learners
 started here unless it is given. Unknown keys fail with the nearest known one; nothing is read from
@@ -13,13 +14,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
 from atoll.core.settings import SettingsError, unknown_key
+from atoll.observe.sinks import ObserveSettings
 from atoll.runfile.toml import dump
 from atoll.syncer.settings import SyncerSettings, settings_from, settings_to
 from atoll.train.settings import PRESETS, TrainSettings
@@ -42,7 +44,11 @@ class LocalSettings:
     evaluate_every_s: float = 30.0
     """Time between two looks at the published parameters' held-out loss."""
     restarts: int = 20
-    """How often a process that died is started again before the run gives up."""
+    """How often a process that died is started again within 10 minutes before the run gives up."""
+    max_alone_s: float = 0.0
+    """A learner that did not reach the syncer for so long ends; 0 trains on alone."""
+    spare: bool = True
+    """Keep a process warm that takes over when a learner dies; about 300 MB of memory."""
 
     def __post_init__(self) -> None:
         for name in ("learners", "threads"):
@@ -50,8 +56,10 @@ class LocalSettings:
                 raise SettingsError(f"local.{name} = {getattr(self, name)}: set it to 1 or more")
         if not 0 < self.evaluate_every_s < float("inf"):
             raise SettingsError("local.evaluate_every_s: set it to a number of seconds above 0")
-        if self.restarts < 0 or not 0 <= self.min_step_s < float("inf"):
-            raise SettingsError("local.restarts and local.min_step_s: set them to 0 or more")
+        times = (self.restarts, self.min_step_s, self.max_alone_s)
+        if not all(0 <= each < float("inf") for each in times):
+            names = "local.restarts, local.min_step_s and local.max_alone_s"
+            raise SettingsError(f"{names}: set them to 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class RunFile:
     syncer: SyncerSettings
     train: TrainSettings
     local: LocalSettings
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
 
     @property
     def name(self) -> str:
@@ -86,7 +95,7 @@ def read_run_file(path: Path) -> RunFile:
 
 def parse(plain: Mapping[str, Any]) -> RunFile:
     """A run from the tables of a run file."""
-    known = (*SYNCER_KEYS, "train", "local")
+    known = (*SYNCER_KEYS, "train", "local", "observe")
     for key in plain:
         if key not in known:
             raise SettingsError(unknown_key(key, known))
@@ -100,7 +109,8 @@ def parse(plain: Mapping[str, Any]) -> RunFile:
             raise SettingsError(f"train.{key} stands in {place}: move it there")
     train["budget_tokens"], train["seed"] = syncer.run.budget_tokens, syncer.seed
     train["model"] = _with_preset(train.get("model", {}))
-    return RunFile(syncer, _build(TrainSettings, train, "train"), local)
+    observe = _build(ObserveSettings, plain.get("observe", {}), "observe")
+    return RunFile(syncer, _build(TrainSettings, train, "train"), local, observe)
 
 
 def to_plain(run_file: RunFile) -> dict[str, Any]:
@@ -111,7 +121,8 @@ def to_plain(run_file: RunFile) -> dict[str, Any]:
     singles = {key: value for key, value in tables.items() if not isinstance(value, dict)}
     sections = {key: value for key, value in tables.items() if isinstance(value, dict)}
     local = msgspec.to_builtins(run_file.local)
-    return {**singles, **sections, "train": train, "local": local}
+    observe = msgspec.to_builtins(run_file.observe)
+    return {**singles, **sections, "train": train, "local": local, "observe": observe}
 
 
 def write_resolved(path: Path, run_file: RunFile) -> None:

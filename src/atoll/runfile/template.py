@@ -23,6 +23,7 @@ class Choices:
     learners: int
     preset: str
     budget_tokens: int = 0
+    standby: str = ""
 
     def __post_init__(self) -> None:
         if self.preset not in BUDGETS:
@@ -39,6 +40,7 @@ def run_file_text(choices: Choices) -> str:
     return TEXT.format(
         run=choices.run,
         port=choices.port,
+        standby=f'standby = "{choices.standby}"' if choices.standby else '# standby = ""',
         host=choices.host,
         learners=choices.learners,
         preset=preset,
@@ -98,8 +100,12 @@ momentum = {momentum}
 # Where the syncer listens. Off this machine only under TLS, with the certificate in keys/.
 host = "{host}"
 port = {port}
+# host:port of a standby on the same disk (`atoll syncer --standby`); the invite names it too.
+{standby}
 # Most memory for contributions on their way.
 # memory_bytes = 4_294_967_296
+# Keep a snapshot of the parameters for good whenever so many tokens more are trained; 0 for none.
+# keep_every_tokens = 0
 
 # From here on: what `atoll learner` and `atoll train` do. A loop of your own does not need it.
 
@@ -119,6 +125,8 @@ preset = "{preset}"
 kind = "stdlib"
 # path = ""
 # max_megabytes = 8.0
+# All learners together make passes over the data; false: each reads all of it in its own order.
+# leases = true
 
 [train.optimizer]
 # AdamW inside each learner; the rate follows the progress of the whole run.

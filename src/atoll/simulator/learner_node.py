@@ -11,7 +11,9 @@ from atoll.core.hand import LeaseHand
 from atoll.core.ids import COORDINATOR, Cut
 from atoll.core.learner import LearnerCore
 from atoll.core.learner_state import JOINING, LEAVING, OVER, TRAINING
+from atoll.simulator.inner import InnerWay
 from atoll.simulator.network import Island
+from atoll.simulator.wire import Wire
 
 if TYPE_CHECKING:
     from atoll.simulator.world import World
@@ -46,6 +48,9 @@ class LearnerNode:
         self.over_code = ""
         self.hand = LeaseHand()
         self.repeats = 0
+        self.sizes = world.conditions.sizes
+        self.wire = Wire(island.link, lambda: world.clock.now_s, world.conditions.window_s)
+        self.inner = InnerWay(world, self, self._later, self._bulk_broken)
 
     # ------------------------------------------------------------ the process
 
@@ -62,6 +67,8 @@ class LearnerNode:
         self.over_code = ""
         self.hand, self.repeats = LeaseHand(), 0
         self.world.payload.start(self.name)
+        self.inner = InnerWay(self.world, self, self._later, self._bulk_broken)
+        self.inner.ask()
         self.tell(ev.JoinAsked(f"{self.name}#{self.life}"))
         self._schedule_step()
 
@@ -141,6 +148,8 @@ class LearnerNode:
                 self._connect(effect.party)
             case fx.UploadInitial():
                 self._upload_initial()
+            case fx.CopyInner() | fx.FetchInner() | fx.Inherit():
+                self.inner.carry_out(effect)
             case fx.UseLease():
                 self.hand.begin_life(self.core.state.incarnation)
                 self.hand.take(effect.lease)
@@ -155,8 +164,15 @@ class LearnerNode:
     # ------------------------------------------------------------ the training loop
 
     def _schedule_step(self) -> None:
+        self._later(self._step_s(), self._loop)
+
+    def _step_s(self) -> float:
         jitter = 1 + self.island.step_jitter * (2 * self.world.dice.random() - 1)
-        self._later(self.island.step_s * jitter, self._loop)
+        return self.island.step_s * jitter
+
+    def _train(self) -> int:
+        """One inner step; how many tokens it trained on."""
+        return self.world.payload.step(self.name)
 
     def _loop(self) -> None:
         phase = self.core.state.phase
@@ -164,7 +180,7 @@ class LearnerNode:
             return
         if self.world.clock.now_s >= self.stalled_until_s:
             if phase == TRAINING:
-                self.tokens += self.world.payload.step(self.name)
+                self.tokens += self._train()
                 self.step += 1
                 self._pace()
                 self._use_data()
@@ -197,13 +213,18 @@ class LearnerNode:
     def _boundary(self) -> None:
         for _, install in sorted(self.installs.items()):
             self.world.payload.install(self.name, install)
-        for fragment, cut in sorted(self.cuts.items()):
-            self.world.payload.cut(self.name, fragment, cut.id.number)
-        cuts, installs = tuple(sorted(self.cuts)), tuple(sorted(self.installs))
-        self.cuts, self.installs = {}, {}
+        cuts, installs = self._cuts_due(), tuple(sorted(self.installs))
+        for fragment in cuts:
+            self.world.payload.cut(self.name, fragment, self.cuts.pop(fragment).id.number)
+        self.installs = {}
+        self.inner.boundary()
         self.tell(ev.Boundary(self.step, self.tokens, self.pace_s, cuts, installs))
         if self.hand.wants:
             self._ask_for_data()
+
+    def _cuts_due(self) -> tuple[int, ...]:
+        """The fragments that are cut at this boundary: all that were ordered."""
+        return tuple(sorted(self.cuts))
 
     # ------------------------------------------------------------ the network
 
@@ -241,7 +262,7 @@ class LearnerNode:
     def _upload(self, cut: Cut) -> None:
         body = self.world.payload.upload(cut)
         defect, self.corrupt_next = self.corrupt_next, ""
-        took_s = self.island.link.transfer_s(len(body), up=True)
+        took_s = self.wire.send_up_s(self.sizes.contribution_bytes(cut.fragment))
         party, connection = self._bulk_way(cut.fragment)
 
         def done() -> None:
@@ -255,19 +276,26 @@ class LearnerNode:
 
     def _fetch(self, order: fx.Fetch) -> None:
         party, connection = self._bulk_way(order.fragment)
-        size = self.world.payload_bytes
-        took_s = self.island.link.transfer_s(size, up=False)
+        version = self.world.published_version(order.fragment)
+        base = -1 if order.full else self._base(order.fragment)
+        size = self.sizes.news_bytes(order.fragment, base, version) if version >= 0 else 0
+        took_s = self.wire.send_down_s(size)
+        if version >= 0:
+            self.world.payload.fetch(self.name, order.fragment, version)
 
         def done() -> None:
-            version = self.world.published_version(order.fragment)
             if self._bulk_broken(party, connection) or version < 0:
                 why = "the connection broke"
                 self.tell(ev.FetchFailed(order.fragment, order.version, why, full=False))
                 return
-            self.world.payload.fetch(self.name, order.fragment, version)
             self.tell(ev.Fetched(order.fragment, version))
 
         self._later(took_s, done)
+
+    def _base(self, fragment: int) -> int:
+        """The newest version of a fragment that this process holds."""
+        holding = self.core.state.holdings[fragment]
+        return max(holding.base, holding.fetched)
 
     def _bulk_way(self, fragment: int) -> tuple[str, int]:
         party = self.world.owner(fragment)
@@ -285,7 +313,10 @@ class LearnerNode:
                 )
             self.tell(ev.InitialUploaded())
 
-        self._later(self.island.link.delay_s, done)
+        took_s = self.island.link.delay_s
+        for size in self.sizes.full:
+            took_s = self.wire.send_up_s(size)
+        self._later(took_s, done)
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Do it after a while, if this process still lives then."""

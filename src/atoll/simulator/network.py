@@ -31,11 +31,6 @@ class Link:
             delays.append(self._one(dice) + self.delay_s)
         return delays
 
-    def transfer_s(self, num_bytes: int, up: bool) -> float:
-        """How long a body of this size takes."""
-        rate = self.up_bytes_s if up else self.down_bytes_s
-        return self.delay_s + self.bulk_s + (num_bytes / rate if rate else 0.0)
-
     def _one(self, dice: random.Random) -> float:
         delay_s = self.delay_s + self.jitter_s * dice.random()
         if self.reorder and dice.random() < self.reorder:

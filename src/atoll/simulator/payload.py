@@ -35,6 +35,12 @@ class Payload(Protocol):
     def forget(self, learner: str, fragment: int, number: int) -> None:
         """A cut's copies are not needed any more."""
 
+    def lend(self, learner: str, fragment: int) -> bytes:
+        """A copy of the inner state of a fragment, for a peer."""
+
+    def inherit(self, learner: str, bodies: dict[int, bytes]) -> None:
+        """Take over a peer's inner state, all fragments by number."""
+
     def initial(self, learner: str, fragment: int) -> str:
         """Version 0 of a fragment from this learner; its digest."""
 
@@ -73,6 +79,13 @@ class NoPayload:
 
     def forget(self, learner: str, fragment: int, number: int) -> None:
         """Nothing was kept."""
+
+    def lend(self, learner: str, fragment: int) -> bytes:
+        """No bytes."""
+        return b""
+
+    def inherit(self, learner: str, bodies: dict[int, bytes]) -> None:
+        """Nothing to take over."""
 
     def initial(self, learner: str, fragment: int) -> str:
         """A name for version 0."""

@@ -70,7 +70,9 @@ def _draw_world(dice: random.Random, seed: int) -> World:
         run = replace(run, lease_items=0)
     names = [f"island-{number}" for number in range(settings.M)]
     islands = [_draw_island(dice, name) for name in names]
-    return World(settings, run, islands, Conditions(seed=seed, merge_s=dice.choice([0.01, 0.3])))
+    restore_s = (8.0, 30.0, 0.0)[seed % 3]
+    conditions = Conditions(seed=seed, merge_s=dice.choice([0.01, 0.3]), restore_s=restore_s)
+    return World(settings, run, islands, conditions)
 
 
 def _draw_settings(dice: random.Random) -> ProtocolSettings:

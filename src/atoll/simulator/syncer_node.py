@@ -187,6 +187,8 @@ class CoordinatorNode(PartyNode):
         """Records, beside what every party does."""
         if isinstance(effect, fx.Persist):
             self._persist(effect)
+        elif isinstance(effect, fx.ForgetInner):
+            self.world.relay.forget(effect)
         else:
             super().carry_out(effect)
 
@@ -208,6 +210,7 @@ class CoordinatorNode(PartyNode):
         self.alive = True
         self.life += 1
         self.epoch += 1
+        self.world.relay.bodies.clear()
         self.core = CoordinatorCore.restore(self.world.settings, self.world.run, self.kept)
         for each in self.log:
             self.tell(each)

@@ -14,16 +14,18 @@ from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core.coordinator import CoordinatorCore, RunSettings
 from atoll.core.ids import COORDINATOR, Cut, shard_of, shard_party
-from atoll.core.invariants import check_learner, check_shard, require
+from atoll.core.invariants import check_coordinator, check_learner, check_shard, require
 from atoll.core.learner import LearnerCore
 from atoll.core.settings import ProtocolSettings
 from atoll.core.shard import ShardCore
 from atoll.simulator.checkers import Violation, Watch
 from atoll.simulator.clock import Clock
+from atoll.simulator.inner import Relay
 from atoll.simulator.learner_node import LearnerNode
 from atoll.simulator.network import Island
 from atoll.simulator.payload import NoPayload, Payload
 from atoll.simulator.syncer_node import CoordinatorNode, PartyNode, ShardNode
+from atoll.simulator.wire import BodySizes
 
 Core = ShardCore | CoordinatorCore | LearnerCore
 Recorder = Callable[[str, float, object, list[fx.Effect]], None]
@@ -36,7 +38,9 @@ class Conditions:
     seed: int = 0
     merge_s: float = 0.01
     inside_s: float = 0.0005
-    payload_bytes: int = 0
+    sizes: BodySizes = field(default_factory=BodySizes)
+    window_s: float = 0.0
+    restore_s: float = 0.0
     check: bool = True
 
 
@@ -61,6 +65,8 @@ class Counts:
 class World:
     """All parties of one run and the time they share."""
 
+    node_type: type[LearnerNode] = LearnerNode
+
     def __init__(
         self,
         settings: ProtocolSettings,
@@ -75,17 +81,17 @@ class World:
         self.layout = run.layout
         self.num_shards = run.num_shards
         self.merge_s = conditions.merge_s
-        self.payload_bytes = conditions.payload_bytes
         self.conditions = conditions
         self.clock = Clock()
         self.dice = random.Random(conditions.seed)
         self.payload: Payload = payload or NoPayload()
         self.watch = Watch()
+        self.relay = Relay()
         self.counts = Counts()
         self.recorders: list[Recorder] = []
         self.timers: dict[str, Timer] = {}
         self._connections = 0
-        self.learners = {island.name: LearnerNode(self, island) for island in islands}
+        self.learners = {island.name: self.node_type(self, island) for island in islands}
         self.coordinator = CoordinatorNode(self)
         self.shards = [ShardNode(self, index) for index in range(self.num_shards)]
         for node in self.learners.values():
@@ -127,6 +133,8 @@ class World:
             require(party, check_shard(core.state))
         elif isinstance(core, LearnerCore):
             require(party, check_learner(core.state))
+        else:
+            require(party, check_coordinator(core.state))
 
     def arm(
         self, party: str, core: Core, tick: Callable[[], None], life: Callable[[], int]

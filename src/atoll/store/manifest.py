@@ -37,12 +37,16 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class SnapshotRef(msgspec.Struct, frozen=True):
-    """A snapshot that is kept. `digest` covers its state file, which covers its tensors."""
+    """A snapshot that is kept. `digest` covers its state file, which covers its tensors.
+
+    `tokens` is what the run had trained when it was taken.
+    """
 
     name: str
     digest: str
     upto_lsn: int
     pinned: bool
+    tokens: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -16,10 +16,11 @@ import msgspec
 from atoll.store.courtesy import this_process
 from atoll.store.disk import Disk, LocalDisk, disk_errors
 from atoll.store.errors import Damaged, ManifestDamaged, RunNotFound
-from atoll.store.manifest import Manifest, ManifestBook, manifest_file
+from atoll.store.manifest import Manifest, ManifestBook, SnapshotRef, manifest_file
 from atoll.store.recovery import Recovered, RunDirs, last_lsn_of, log_spans, recover_run
 from atoll.store.retention import log_files_newer_than
 from atoll.store.segments import list_segments
+from atoll.store.snapshots import Snapshot, load_snapshot
 
 _RUN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 
@@ -55,6 +56,19 @@ def read_run(root: Path, run: str) -> Recovered:
                 raise
             continue  # the owner committed, and removed files, while they were read
         return replace(recovered, notes=(*latest.notes, *recovered.notes))
+
+
+def snapshots_in(root: Path, run: str) -> tuple[SnapshotRef, ...]:
+    """The snapshots of a run, oldest first, without owning it."""
+    latest = ManifestBook(root / checked_name(run), LocalDisk()).latest()
+    if latest.manifest is None:
+        raise RunNotFound(root, run, runs_in(root))
+    return latest.manifest.snapshots
+
+
+def read_snapshot(root: Path, run: str, ref: SnapshotRef) -> Snapshot:
+    """One of `snapshots_in`; SnapshotDamaged where it was removed meanwhile."""
+    return load_snapshot(RunDirs(root / checked_name(run)).snapshots, ref)
 
 
 def take_over(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,13 +28,14 @@ from atoll.store.errors import (
     RunNotFound,
     StoreError,
 )
+from atoll.store.heartbeat import Heartbeat
 from atoll.store.log import LogWriter
 from atoll.store.manifest import Manifest, ManifestBook, SnapshotRef
 from atoll.store.recovery import Recovered, RunDirs, recover_run
 from atoll.store.retention import (
+    Retention,
     first_lsn_needed,
     kept_names,
-    kept_snapshots,
     kept_spans,
     removable_segments,
 )
@@ -54,17 +55,17 @@ _MANIFESTS_KEPT = 8
 class StoreConfig:
     """Settings of a store.
 
-    `segment_bytes`: a log file is closed at this size. `keep_last`: snapshots to be able to
-    recover from. `reserve_bytes`: room a snapshot must leave free for the log.
+    `segment_bytes`: a log file is closed at this size. `retention`: which snapshots stay.
+    `reserve_bytes`: room a snapshot must leave free for the log.
     """
 
     segment_bytes: int = 256 << 20
-    keep_last: int = 2
+    retention: Retention = field(default_factory=Retention)
     reserve_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
-        if self.segment_bytes < 1 or self.keep_last < 1 or self.reserve_bytes < 0:
-            raise ValueError(f"a store wants positive sizes and keep_last >= 1, not {self}")
+        if self.segment_bytes < 1 or self.reserve_bytes < 0:
+            raise ValueError(f"a store wants positive sizes, not {self}")
 
 
 class Store:
@@ -76,6 +77,7 @@ class Store:
         self._config = config
         self._disk = disk
         self._owner = this_process()
+        self.heartbeat = Heartbeat(dirs.root, book.current.epoch, self._owner)
         self._log = LogWriter(
             dirs.log,
             book.current.open_epoch,
@@ -121,21 +123,28 @@ class Store:
         run: str,
         config: StoreConfig | None = None,
         disk: Disk | None = None,
+        after_epoch: int = 0,
     ) -> Store:
-        """Take a run over; its last owner, should it still run, is fenced. Read `notes` out."""
+        """Take a run over; its last owner, should it still run, is fenced. Read `notes` out.
+
+        With `after_epoch` only from the owner of that epoch: `Fenced` if there is a later one.
+        """
         used_disk = disk or LocalDisk()
         dirs = RunDirs(root / checked_name(run))
         book = ManifestBook(dirs.root, used_disk)
         latest = book.latest()
         if latest.manifest is None:
             raise RunNotFound(root, run, runs_in(root))
+        if after_epoch and latest.manifest.epoch != after_epoch:
+            mine = f"whoever waited for the end of epoch {after_epoch}"
+            raise Fenced(dirs.root, mine, latest.manifest.who())
         notes = list(latest.notes)
         notes += note_on_owner(dirs.root, this_process())
         notes += take_over(book, latest.manifest, latest.next_number, dirs, used_disk)
         leave_note(dirs.root, book.current.owner)
         store = cls(book, dirs, config or StoreConfig(), used_disk)
         notes += book.clean_temporaries()
-        store.notes = tuple(notes)
+        store.notes = tuple(notes) + store._pins_that_are_not()
         store._remove_unneeded()
         return store
 
@@ -174,12 +183,14 @@ class Store:
         tensors: Mapping[str, torch.Tensor],
         state: object,
         upto_lsn: int,
+        tokens: int = 0,
         pinned: bool = False,
     ) -> SnapshotRef:
         """Write a snapshot that holds the effect of every record up to `upto_lsn`, and commit it.
 
-        May run in a thread of its own while records are appended; those replay on top. The tensors
-        must not change until it returns. Afterwards what is no longer needed is removed.
+        `tokens` is what the run has trained, by which snapshots are kept. May run in a thread of
+        its own while records are appended; those replay on top. The tensors must not change until
+        it returns. Afterwards what is no longer needed is removed.
         """
         with self._snapshot_lock:
             self._check_upto(upto_lsn)
@@ -197,7 +208,7 @@ class Store:
             except StoreError:
                 self._book.check_fence()  # a new owner removes half-written files: say that first
                 raise
-            ref = SnapshotRef(name, digest, upto_lsn, pinned)
+            ref = SnapshotRef(name, digest, upto_lsn, pinned, tokens)
             self._commit_with(ref)
             self._remove_unneeded()
             return ref
@@ -228,9 +239,9 @@ class Store:
 
     def _commit_with(self, ref: SnapshotRef) -> None:
         current = self._book.current
-        keep_last = self._config.keep_last
-        snapshots = kept_snapshots((*current.snapshots, ref), keep_last)
-        closed = kept_spans(current.closed, first_lsn_needed(snapshots, keep_last))
+        retention = self._config.retention
+        snapshots = retention.kept((*current.snapshots, ref))
+        closed = kept_spans(current.closed, first_lsn_needed(snapshots, retention.keep_last))
         self._book.commit(
             msgspec.structs.replace(
                 current,
@@ -239,6 +250,12 @@ class Store:
                 closed=closed,
             )
         )
+
+    def _pins_that_are_not(self) -> tuple[str, ...]:
+        there = [ref.upto_lsn for ref in self.snapshots]
+        missing = sorted(self._config.retention.pinned.difference(there))
+        known = ", ".join(map(str, there)) or "none"
+        return tuple(f"there is no snapshot {each} to pin; kept are {known}" for each in missing)
 
     def _remove_unneeded(self) -> None:
         """Clean up; a disk that refuses it is noted, not raised: what was committed stands."""
@@ -254,7 +271,7 @@ class Store:
         notes = remove_leftovers(
             self._dirs.snapshots, kept_names(manifest), manifest.epoch, self._disk
         )
-        needed = first_lsn_needed(manifest.snapshots, self._config.keep_last)
+        needed = first_lsn_needed(manifest.snapshots, self._config.retention.keep_last)
         segments = list_segments(self._dirs.log)
         for segment in removable_segments(segments, manifest, needed):
             path = self._dirs.log / segment.file

@@ -16,7 +16,7 @@ from typing import Protocol
 from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core.coordinator import CoordinatorCore
-from atoll.core.ids import COORDINATOR, CutId, shard_of, shard_party
+from atoll.core.ids import COORDINATOR, CutId, TransferId, shard_of, shard_party
 from atoll.core.reasons import Reason
 from atoll.core.shard import ShardCore
 
@@ -36,6 +36,9 @@ class Hands(Protocol):
 
     def discard(self, cut: CutId, fragment: int, reason: Reason) -> None:
         """Give a contribution's memory back."""
+
+    def forget_inner(self, transfer: TransferId, upto: int) -> None:
+        """Give the memory of inner state back that is not needed any more."""
 
     def persist(self, record: fx.Persist) -> None:
         """Make a record durable, report."""
@@ -130,6 +133,8 @@ class Cores:
                 self.hands.merge(effect)
             case fx.Discard():
                 self.hands.discard(effect.cut, effect.fragment, effect.reason)
+            case fx.ForgetInner():
+                self.hands.forget_inner(effect.transfer, effect.upto)
             case fx.Persist():
                 self.hands.persist(effect)
             case fx.Close():

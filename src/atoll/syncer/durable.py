@@ -21,7 +21,7 @@ from atoll.fragments import Layout
 from atoll.fragments.raw_bytes import byte_view
 from atoll.merge.merge import MergeResult
 from atoll.store.disk import Disk
-from atoll.store.store import Store
+from atoll.store.store import Store, StoreConfig
 
 CHARTER = 1
 LAYOUT = 2
@@ -89,6 +89,7 @@ class SnapshotJob:
     state: SnapshotState
     tensors: Mapping[str, Tensor]
     upto_lsn: int
+    tokens: int
 
 
 class Keeper:
@@ -98,15 +99,30 @@ class Keeper:
         self.store = store
 
     @classmethod
-    def open(
-        cls, root: Path, run: str, new: bool, numbers: dict[str, Any], disk: Disk | None = None
+    def begin(
+        cls,
+        root: Path,
+        run: str,
+        numbers: dict[str, Any],
+        config: StoreConfig,
+        disk: Disk | None = None,
     ) -> Keeper:
-        """Begin a new run on purpose, or take over the one that is there."""
-        if not new:
-            return cls(Store.open(root, run, disk=disk))
-        store = Store.create(root, run, disk=disk)
+        """Begin a new run on purpose."""
+        store = Store.create(root, run, config, disk)
         store.commit_record(CHARTER, CharterRecord(numbers))
         return cls(store)
+
+    @classmethod
+    def take_over(
+        cls,
+        root: Path,
+        run: str,
+        after_epoch: int,
+        config: StoreConfig,
+        disk: Disk | None = None,
+    ) -> Keeper:
+        """Go on with the run that is there; `after_epoch` 0: whoever owned it."""
+        return cls(Store.open(root, run, config, disk, after_epoch))
 
     def layout(self, layout: Layout) -> int:
         """Keep the run's layout."""
@@ -141,7 +157,7 @@ class Keeper:
 
     def snapshot(self, job: SnapshotJob) -> None:
         """Write a snapshot; records after it replay on top."""
-        self.store.commit_snapshot(job.tensors, job.state, job.upto_lsn)
+        self.store.commit_snapshot(job.tensors, job.state, job.upto_lsn, job.tokens)
 
 
 class AppliedPrefix:

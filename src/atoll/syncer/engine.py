@@ -16,14 +16,14 @@ from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.core.coordinator_state import ENDED, INITIAL
-from atoll.core.ids import COORDINATOR, Cut, CutId, shard_party
+from atoll.core.ids import COORDINATOR, Cut, CutId, TransferId, shard_party
 from atoll.core.reasons import Reason
 from atoll.merge.merge import FragmentState
 from atoll.store.errors import DiskFailed, DiskFull, StoreError
 from atoll.syncer.durable import AppliedPrefix
 from atoll.syncer.errors import RefusedError, starting
 from atoll.syncer.initial_file import InitialFile
-from atoll.syncer.intake import MERGED, Parcel
+from atoll.syncer.intake import MERGED, Parcel, inner_place
 from atoll.syncer.links import GOING_AWAY, REFUSED, Link, LinkBook
 from atoll.syncer.merging import MergeDone, MergeJob, run_merge
 from atoll.syncer.recovery import OpenRun
@@ -57,7 +57,9 @@ class Engine:
         """A run is here: new, or read back from the store."""
         assert self.run is None, "one process drives one run"
         self.run, run.cores.hands = run, self
-        self._plan.began(run.cores.coordinator.state.now_s)
+        snapshots = self.around.keeper.store.snapshots
+        tokens = snapshots[-1].tokens if snapshots else 0
+        self._plan.began(run.cores.coordinator.state.now_s, tokens)
         if lsn:
             self._applied.applied(lsn)
         if restarted:
@@ -180,6 +182,25 @@ class Engine:
         run.vault.begin(fragment, state)
         event = ev.InitialStored(fragment, state.published.digest)
         run.cores.tell(run.cores.owner(fragment), event)
+        if self.around.tapes is not None and self.around.tapes.keeps_payloads:
+            self._submit(self.around.workers.snapshot, self._base_now, fragment, state)
+
+    def _base_now(self, fragment: int, state: FragmentState) -> None:
+        tapes = self.around.tapes
+        assert tapes is not None, "asked for only where tapes are kept"
+        self.around.post(tapes.note, tapes.base_note(fragment, state))
+
+    def inner_wanted(self, transfer: TransferId, index: int) -> None:
+        """RefusedError unless this inner state is what is asked for at the moment."""
+        if not self.open_run().cores.coordinator.awaits_inner(transfer, index):
+            text = f"inner state {index} of transfer {transfer} is not asked for"
+            raise RefusedError(409, "unwanted", text)
+
+    def inner_arrived(self, event: ev.InnerArrived) -> None:
+        """A donor's inner state of a fragment is complete; RefusedError where nobody waits."""
+        for effect in self.open_run().cores.tell(COORDINATOR, event):
+            if isinstance(effect, fx.Refuse):
+                raise RefusedError(409, "unwanted", effect.reason.sentence)
 
     def _initial_now(self, run: OpenRun, initial: InitialFile) -> None:
         for fragment, state, lsn in initial.store(run.vault, self.around.keeper):
@@ -231,6 +252,11 @@ class Engine:
         """Give a contribution's memory back."""
         self.around.intake.drop((str(cut), fragment), reason.code, reason.sentence)
 
+    def forget_inner(self, transfer: TransferId, upto: int) -> None:
+        """Give the memory of inner state back that its heir has, or nobody waits for."""
+        for index in range(upto):
+            self.around.intake.drop(inner_place(transfer, index), "", "")
+
     def persist(self, record: fx.Persist) -> None:
         """Make a record durable, however long that takes."""
         if not self._stopping:
@@ -245,7 +271,7 @@ class Engine:
         assert state is not None, "a merge follows version 0"
         merger = run.vault.mergers[order.fragment]
         codec = around.settings.uplink
-        job = MergeJob(order, state, merger, codec, around.intake, around.keeper)
+        job = MergeJob(order, state, merger, codec, around.intake, around.keeper, around.tapes)
         self._submit(around.workers.merge, self._merge_now, job)
 
     # ------------------------------------------------------------ outcomes
@@ -273,6 +299,8 @@ class Engine:
         for part in order.parts:
             text = f"{part.cut.id} is in version {order.version}"
             self.around.intake.drop((str(part.cut.id), order.fragment), MERGED, text)
+        if self.around.tapes is not None and outcome.note is not None:
+            self.around.tapes.note(outcome.note)
         run.cores.tell(party, ev.Merged(order.fragment, order.version, increment.digest))
         self._plan.changed()
         self._snapshot_if_due()
@@ -318,7 +346,8 @@ class Engine:
 
     def _snapshot_if_due(self) -> None:
         run = self.open_run()
-        if not self._stopping and self._plan.take(run.cores.coordinator.state.now_s):
+        state = run.cores.coordinator.state
+        if not self._stopping and self._plan.take(state.now_s, state.trained):
             job = snapshot_job(run, self.around.settings, self._applied.upto_lsn)
             self._submit(self.around.workers.snapshot, self._snapshot_now, job)
 

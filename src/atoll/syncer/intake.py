@@ -15,16 +15,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from atoll.core.ids import Cut
+from atoll.core.ids import Cut, TransferId
 from atoll.merge.averaging import PieceSums
 from atoll.syncer.errors import RefusedError
 
 PART_BYTES = 4 << 20
 FATES_KEPT = 4096
 MERGED = "merged"
+_INNER = "inner:"
 
 Place = tuple[str, int]
-"""A cut's name, or `initial:` and the initialiser's life; and the fragment's number."""
+"""A cut's name, `initial:` and the initialiser's life, or `inner:` and a transfer of inner state;
+and the fragment's number.
+"""
+
+
+def inner_place(transfer: TransferId, index: int) -> Place:
+    """Where inner state lies on its way to an heir."""
+    return (f"{_INNER}{transfer}", index)
 
 
 def num_parts(num_bytes: int) -> int:
@@ -54,6 +62,8 @@ class Parcel:
     pins: int = 0
     cut: Cut | None = None
     sums: PieceSums | None = None
+    sha256: str = ""
+    """Of the whole body, once it was found to be what its sender said."""
 
     @property
     def missing(self) -> list[int]:
@@ -178,6 +188,17 @@ class Intake:
         """Complete and good: from now on it belongs to its shard."""
         with self._lock:
             parcel.cut, parcel.sums, parcel.sealed = cut, sums, True
+
+    def inner_bytes(self) -> int:
+        """Memory that inner state takes on its way to heirs."""
+        with self._lock:
+            parcels = [each for each in self._parcels.values() if each.place[0].startswith(_INNER)]
+            return sum(each.num_bytes for each in parcels)
+
+    def complete(self, parcel: Parcel) -> None:
+        """Complete and good: it waits for its heir, and is not forgotten for being idle."""
+        with self._lock:
+            parcel.sealed = True
 
     def drop(self, place: Place, code: str, sentence: str) -> None:
         """Nobody needs these bytes any more; what became of them is remembered for a while."""

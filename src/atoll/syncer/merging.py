@@ -26,6 +26,8 @@ from atoll.store.errors import DiskFailed, DiskFull
 from atoll.syncer.durable import Keeper
 from atoll.syncer.errors import RefusedError
 from atoll.syncer.intake import Intake
+from atoll.syncer.taping import Tapes
+from atoll.tape.format import MergeNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class MergeJob:
     codec: Codec
     intake: Intake
     keeper: Keeper
+    tapes: Tapes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class MergeDone:
     result: MergeResult
     lsn: int
     merge_s: float
+    note: MergeNote | None = None
+    """Its numbers, where a tape is kept."""
 
 
 def run_merge(job: MergeJob) -> MergeDone | ev.MergeFailed:
@@ -59,24 +64,28 @@ def run_merge(job: MergeJob) -> MergeDone | ev.MergeFailed:
         if gone:
             return _failed(order, "missing", "the bytes are not here any more", tuple(gone))
         try:
-            result = job.merger.merge(job.state, contributions)
+            result = job.merger.merge(job.state, [each for each, _ in contributions])
         except ContributionError as error:
             bad = tuple(p.cut.id for p in order.parts if str(p.cut.id) == error.contribution)
             return _failed(order, "bad_contribution", error.reason, bad)
         except MergeError as error:
             everybody = tuple(part.cut.id for part in order.parts)
             return _failed(order, "not_finite", str(error), everybody)
+        note = job.tapes.merge_note(order.fragment, contributions, result) if job.tapes else None
     try:
         lsn = job.keeper.merge(order, result)
     except DiskFull as error:
         return _failed(order, "disk_full", str(error), ())
     except DiskFailed as error:
         return _failed(order, "disk_failed", str(error), ())
-    return MergeDone(order, result, lsn, time.monotonic() - began_s)
+    return MergeDone(order, result, lsn, time.monotonic() - began_s, note)
 
 
-def _contributions(job: MergeJob, pins: ExitStack) -> tuple[list[Contribution], list[CutId]]:
-    here: list[Contribution] = []
+def _contributions(
+    job: MergeJob, pins: ExitStack
+) -> tuple[list[tuple[Contribution, str]], list[CutId]]:
+    """What is here, each with its digest, and what is not."""
+    here: list[tuple[Contribution, str]] = []
     gone: list[CutId] = []
     for part in job.order.parts:
         name = str(part.cut.id)
@@ -89,7 +98,8 @@ def _contributions(job: MergeJob, pins: ExitStack) -> tuple[list[Contribution], 
             gone.append(part.cut.id)
             continue
         sums = parcel.sums
-        here.append(Contribution(name, job.codec, parcel.body, part.weight, part.scale, sums))
+        found = Contribution(name, job.codec, parcel.body, part.weight, part.scale, sums)
+        here.append((found, parcel.sha256))
     return here, gone
 
 

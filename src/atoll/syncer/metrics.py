@@ -47,6 +47,8 @@ class StatusCollector(Collector):
         yield GaugeMetricFamily("atoll_epoch", "Epoch of this syncer", self._status["epoch"])
         text = "1 while the syncer waits for something, see /api/status"
         yield GaugeMetricFamily("atoll_waiting", text, int(bool(self._status["waiting"])))
+        text = "1 while somebody who is due is merged nowhere, see degraded in /api/status"
+        yield GaugeMetricFamily("atoll_degraded", text, int(bool(self._status["degraded"])))
         phase = GaugeMetricFamily("atoll_phase", "1 for the run's phase", labels=["phase"])
         for each in PHASES:
             phase.add_metric([each], int(each == self._status["phase"]))
@@ -62,6 +64,14 @@ class StatusCollector(Collector):
         for name in ("trained", "merged", "budget"):
             text = f"Tokens of the run: {name}"
             yield GaugeMetricFamily(f"atoll_tokens_{name}", text, coordinator[name])
+        for name in ("items", "streams"):
+            text = f"Leased data {name} that were trained and are trained again"
+            count = coordinator[f"repeated_{name}"]
+            yield CounterMetricFamily(f"atoll_repeated_{name}", text, count)
+        text = "Leases on data that learners hold"
+        yield GaugeMetricFamily("atoll_leases_held", text, coordinator["leases_held"])
+        text = "Pass over the data set that is dealt out"
+        yield GaugeMetricFamily("atoll_data_pass", text, coordinator["data_pass"])
         for name in ("merges", "thin", "solo", "abandoned"):
             family = CounterMetricFamily(
                 f"atoll_rounds_{name}", f"Rounds: {name}", labels=["shard"]

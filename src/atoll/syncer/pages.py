@@ -117,6 +117,8 @@ class Pages:
                 code = "disk_full" if isinstance(error, DiskFull) else "disk_failed"
                 raise RefusedError(507, code, str(error), 5) from error
             fresh = begin_run(self._makings, layout, keeper.store.epoch)
+            if (tapes := self._makings.tapes) is not None:
+                tapes.begin_payloads(layout, self._makings.settings.merge, {})
             self._control.ask(self._engine.begin, fresh, False, lsn).result()
             return True
 

@@ -105,6 +105,8 @@ def rebuild(
         run = _from_snapshot(makings, state, recovered.tensors, set_clock)
     for record in recovered.records():
         run = _replay(makings, run, record)
+    if run is not None and makings.tapes is not None:
+        makings.tapes.begin_payloads(run.vault.layout, makings.settings.merge, run.vault.states())
     return run
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from atoll.access.addresses import Address
-from atoll.store.errors import DiskFailed, Fenced
 from atoll.syncer.control_socket import ControlSocket
 from atoll.syncer.control_thread import ControlThread, LoopThread
 from atoll.syncer.downloads import Downloads
@@ -23,6 +22,7 @@ from atoll.syncer.engine import Engine
 from atoll.syncer.front import Front, Home, listen
 from atoll.syncer.pages import Pages
 from atoll.syncer.recovery import Makings
+from atoll.syncer.relay import InnerRelay
 from atoll.syncer.taping import Tapes
 from atoll.syncer.uploads import Uploads
 from atoll.syncer.workers import Workers
@@ -31,6 +31,8 @@ from atoll.wire.protocol import ROOT
 log = logging.getLogger("atoll.syncer")
 
 GOODBYE_S = 2.0
+READ_BYTES = 1 << 20
+"""Of a request may lie unread before its connection is paused: a pause costs two system calls."""
 SWEEP_S = 1.0
 
 
@@ -67,8 +69,9 @@ class Running:
             *Downloads(self.engine).routes(root),
         ]
         for thread in (self.control, self.bulk):
-            own = Uploads(self.engine, self.control).routes(root)
-            self._add(thread, [*shared, *own], middleware)
+            uploads = Uploads(self.engine, self.control).routes(root)
+            relay = InnerRelay(self.engine, self.control).routes(root)
+            self._add(thread, [*shared, *uploads, *relay], middleware)
 
     def _add(self, thread: LoopThread, routes: Sequence[web.RouteDef], middleware: object) -> None:
         async def setup() -> web.AppRunner:
@@ -76,7 +79,11 @@ class Running:
             app.add_routes(routes)
             app.router.add_route("*", "/{anything:.*}", _nothing_here)
             runner = web.AppRunner(
-                app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
+                app,
+                access_log=None,
+                handle_signals=False,
+                shutdown_timeout=GOODBYE_S,
+                read_bufsize=READ_BYTES,
             )
             await runner.setup()
             return runner
@@ -103,19 +110,11 @@ class Running:
         return address
 
     async def _sweep(self) -> None:
-        """Uploads that have stopped are forgotten; a lost run is noticed without a merge too."""
+        """Uploads that have stopped are forgotten, and tapes written."""
         around = self.engine.around
         idle_s = around.settings.service.upload_idle_s
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(SWEEP_S, idle_s / 2))
-            try:
-                await loop.run_in_executor(self._workers.bulk, around.keeper.store.check_fence)
-            except Fenced as fenced:
-                around.on_fatal(fenced)
-                return
-            except DiskFailed as failed:
-                log.warning("cannot see who owns the run: %s", failed)
             if self._tapes is not None:
                 self.control.post(self._tapes.flush)
             for place in around.intake.forget_idle(time.monotonic() - idle_s):

@@ -1,6 +1,7 @@
 """The syncer of one run as a service: threads, loops and their order of coming and going.
 
     control thread   cores, control connections, the one timer, accepting
+    pulse            the sign of life for standbys, and the look at the fence
     bulk thread      everything else that is HTTP
     workers          hashing, fsync, decoding, merging, snapshots
 
@@ -23,6 +24,8 @@ from atoll.access.tokens import Secret
 from atoll.merge.backends import EAGER, Backend, CompiledBackend, has_compiler
 from atoll.store.disk import Disk
 from atoll.store.errors import Fenced
+from atoll.store.heartbeat import ENDED, STOPPED
+from atoll.store.store import StoreConfig
 from atoll.syncer.control_thread import ControlThread, LoopThread
 from atoll.syncer.cores import Recorder
 from atoll.syncer.door import guard
@@ -31,6 +34,7 @@ from atoll.syncer.engine import Engine
 from atoll.syncer.errors import SyncerError
 from atoll.syncer.initial_file import InitialFile
 from atoll.syncer.intake import Intake
+from atoll.syncer.pulse import Pulse
 from atoll.syncer.recovery import Makings, recover
 from atoll.syncer.running import Running
 from atoll.syncer.settings import SyncerSettings
@@ -45,13 +49,15 @@ log = logging.getLogger("atoll.syncer")
 class SyncerOptions:
     """What a syncer is started with, beside its run's settings.
 
-    `new`: begin the run on purpose. `tapes`: a folder for what every core sees and decides;
+    `new`: begin the run on purpose. `after_epoch`: take it over from the owner of that epoch only
+    (0: from whoever owns it). `tapes`: a folder for what every core sees and decides;
     `recorder` is told of it instead.
     """
 
     root: Path
     secret: Secret
     new: bool = False
+    after_epoch: int = 0
     tls: ssl.SSLContext | None = None
     tapes: Path | None = None
     recorder: Recorder | None = None
@@ -85,6 +91,7 @@ class SyncerService:
         self._over = threading.Event()
         self._address: Address | None = None
         self._running: Running | None = None
+        self._pulse: Pulse | None = None
 
     @property
     def address(self) -> Address:
@@ -112,9 +119,12 @@ class SyncerService:
             refuse_plain_listener(service.host)
         initial = InitialFile.check(service.initial_file)
         keeper = self._open_store()
+        self._pulse = Pulse(keeper.store, self._fail)
+        self._pulse.start()
         try:
             self._running = self._prepare(keeper, initial)
         except BaseException:
+            self._pulse.stop()
             keeper.store.close()
             raise
         try:
@@ -137,18 +147,25 @@ class SyncerService:
         running, self._running = self._running, None
         if running is not None:
             running.stop(snapshot=self.error is None)
+            assert self._pulse is not None, "it began before anything ran"
+            self._pulse.stop(ENDED if self.ended.is_set() else STOPPED)
         self._over.set()
 
     # ------------------------------------------------------------ inside
 
     def _open_store(self) -> Keeper:
         settings, options = self.settings, self.options
-        numbers = settings.numbers()
-        return Keeper.open(options.root, settings.run.run, options.new, numbers, options.disk)
+        root, run = options.root, settings.run.run
+        config = StoreConfig(retention=settings.service.retention)
+        if options.new:
+            return Keeper.begin(root, run, settings.numbers(), config, options.disk)
+        return Keeper.take_over(root, run, options.after_epoch, config, options.disk)
 
     def _prepare(self, keeper: Keeper, initial: InitialFile | None) -> Running:
         clock, service = _Clock(), self.settings.service
-        tapes = Tapes(options.tapes) if (options := self.options).tapes is not None else None
+        options, tapes = self.options, None
+        if options.tapes is not None:
+            tapes = Tapes(options.tapes, service.tape_payloads)
         makings = Makings(self.settings, clock.now_s, options.recorder, self._backend(), tapes)
         run = recover(makings, keeper, clock.set_base)
         workers = make_workers(service.merge_threads)
@@ -163,6 +180,7 @@ class SyncerService:
             on_fatal=self._fail,
             on_ended=self.ended.set,
             initial=initial,
+            tapes=tapes,
         )
         engine = Engine(around, keeper.store.last_lsn)
         control.drive(engine.next_deadline_s, engine.tick)

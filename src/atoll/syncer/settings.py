@@ -15,6 +15,8 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from atoll.access.addresses import parse_address
+from atoll.access.errors import AccessError
 from atoll.core.coordinator_state import RunSettings, check_together
 from atoll.core.settings import ProtocolSettings, SettingsError, from_mapping, unknown_key
 from atoll.fragments import Strategy
@@ -22,6 +24,7 @@ from atoll.merge.averaging import AveragingSettings
 from atoll.merge.codecs import CODECS, Codec
 from atoll.merge.merge import MergeSettings
 from atoll.merge.outer import OuterSettings
+from atoll.store.retention import Retention
 from atoll.store.runs import checked_name
 
 PENDING_LAYOUT = "pending"
@@ -39,6 +42,8 @@ class ServiceSettings:
     """Address to listen at; off the loopback only with TLS."""
     port: int = 0
     """0 takes any free port."""
+    standby: str = ""
+    """`host:port` under which learners reach a standby; the invite names it beside the syncer's."""
     memory_bytes: int = 4 << 30
     """Most memory for contributions that are arriving or waiting for their merge."""
     hello_s: float = 10.0
@@ -51,15 +56,28 @@ class ServiceSettings:
     """Merges between two snapshots in the background."""
     snapshot_every_s: float = 600.0
     """Longest time between two snapshots while merges go on."""
+    keep_snapshots: int = 2
+    """The newest snapshots stay, with the log since the oldest of them: all but one may be damaged
+    before a restart is in danger."""
+    keep_every_tokens: int = 0
+    """A snapshot is written, and stays for good, whenever the run has trained so many tokens more;
+    0 for none. `atoll export --list` shows them."""
+    pinned_snapshots: tuple[int, ...] = ()
+    """Snapshots that stay as long as they stand here, by the number that `atoll export --list`
+    gives them."""
     merge_threads: int = 1
     """Merges at the same time, of different fragments."""
+    tape_payloads: bool = False
+    """Keep every contribution beside the tapes, so that `atoll replay` can merge again. Takes the
+    disk that all uploads together have."""
     compile_merges: bool = False
     """Compile the merge's inner loops in the background; needs a C++ compiler."""
     initial_file: str = ""
     """Safetensors file with version 0, for initial = "file"."""
 
     def __post_init__(self) -> None:
-        for name in ("memory_bytes", "queue_bytes", "snapshot_every_merges", "merge_threads"):
+        sizes = ("memory_bytes", "queue_bytes", "snapshot_every_merges", "merge_threads")
+        for name in (*sizes, "keep_snapshots"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} = {getattr(self, name)!r}: set it to 1 or more")
         for name in ("hello_s", "upload_idle_s", "snapshot_every_s"):
@@ -67,6 +85,20 @@ class ServiceSettings:
                 raise SettingsError(f"{name} = {getattr(self, name)!r}: set it above 0 seconds")
         if not 0 <= self.port < 1 << 16:
             raise SettingsError(f"port = {self.port}: set it from 0 (any free one) to 65535")
+        if self.keep_every_tokens < 0:
+            text = "set it to 0 (none) or to a number of tokens"
+            raise SettingsError(f"keep_every_tokens = {self.keep_every_tokens}: {text}")
+        if self.standby:
+            try:
+                parse_address(self.standby)
+            except AccessError as error:
+                raise SettingsError(f"standby: {error}") from error
+
+    @property
+    def retention(self) -> Retention:
+        """Which snapshots stay, in the store's words."""
+        pinned = frozenset(self.pinned_snapshots)
+        return Retention(self.keep_snapshots, self.keep_every_tokens, pinned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +146,7 @@ class SyncerSettings:
             "num_shards": run.num_shards,
             "strategy": self.strategy,
             "seed": self.seed,
+            "relays_inner": True,
             "budget_tokens": run.budget_tokens,
             "data": {
                 "dataset_items": run.dataset_items,

@@ -10,29 +10,34 @@ from atoll.wire.records import to_plain
 
 
 class SnapshotPlan:
-    """Every so many changes, or after so long with any; one at a time."""
+    """Every so many changes, after so long with any, or at tokens for which one is kept. One at a
+    time.
+    """
 
     def __init__(self, settings: ServiceSettings) -> None:
         self._settings = settings
         self._changes = 0
         self._last_s = 0.0
+        self._last_tokens = 0
         self._under_way = False
 
-    def began(self, now_s: float) -> None:
-        """The time counts from here."""
-        self._last_s = now_s
+    def began(self, now_s: float, tokens: int) -> None:
+        """Time and tokens count from here: `tokens` is what the newest snapshot stands for."""
+        self._last_s, self._last_tokens = now_s, tokens
 
     def changed(self) -> None:
         """A record more to replay."""
         self._changes += 1
 
-    def take(self, now_s: float) -> bool:
+    def take(self, now_s: float, tokens: int) -> bool:
         """Whether one is due now; then it counts as begun."""
         many = self._changes >= self._settings.snapshot_every_merges
         long_ago = self._changes > 0 and now_s >= self._last_s + self._settings.snapshot_every_s
-        if self._under_way or not (many or long_ago):
+        kept = self._changes > 0 and self._settings.retention.is_due(self._last_tokens, tokens)
+        if self._under_way or not (many or long_ago or kept):
             return False
         self._under_way, self._changes, self._last_s = True, 0, now_s
+        self._last_tokens = tokens
         return True
 
     def done(self, failed: bool) -> None:
@@ -47,4 +52,5 @@ def snapshot_job(run: OpenRun, settings: SyncerSettings, upto_lsn: int) -> Snaps
     versions = {p: (each.version, each.published.digest) for p, each in states.items()}
     cores = {party: to_plain(core.snapshot()) for party, core in run.cores.parties.items()}
     state = SnapshotState(settings.numbers(), run.vault.layout.to_dict(), versions, cores)
-    return SnapshotJob(state, tensors_of(states), upto_lsn)
+    trained = run.cores.coordinator.state.trained
+    return SnapshotJob(state, tensors_of(states), upto_lsn, trained)

@@ -13,6 +13,7 @@ from atoll import __version__
 from atoll.core.membership import Member
 from atoll.core.shard import ShardCore
 from atoll.core.shard_state import Fragment
+from atoll.syncer.participation import degraded, merged_in
 
 if TYPE_CHECKING:
     from atoll.syncer.engine import Engine
@@ -30,6 +31,7 @@ def status_of(engine: Engine) -> dict[str, Any]:
         "phase": "starting",
         "waiting": "no learner has brought the layout yet",
         "trouble": engine.trouble,
+        "degraded": "",
         "connections": len(engine.book.links),
         "contributions": around.intake.sizes(),
         "counts": msgspec.to_builtins(vars(counts)),
@@ -40,24 +42,26 @@ def status_of(engine: Engine) -> dict[str, Any]:
         "notes": list(engine.notes),
     }
     if run is not None:
-        plain |= _of_run(run)
+        plain |= _of_run(run, around.settings.protocol.H)
     if engine.trouble:
         plain["waiting"] = engine.trouble
     return plain
 
 
-def _of_run(run: OpenRun) -> dict[str, Any]:
+def _of_run(run: OpenRun, H: int) -> dict[str, Any]:
     coordinator = run.cores.coordinator.status()
+    members = run.cores.coordinator.state.roster.members
+    fragments = [each for shard in run.cores.shards for each in shard.state.fragments]
     return {
         "phase": coordinator["phase"],
+        "now_s": run.cores.coordinator.state.now_s,
         "waiting": coordinator["waiting"] or _below_quorum(run),
+        "degraded": degraded(members, fragments, H),
+        "merged_in": merged_in(fragments),
         "layout": run.vault.fingerprint,
         "coordinator": coordinator,
         "shards": {str(shard.index): _of_shard(shard) for shard in run.cores.shards},
-        "learners": {
-            name: _of_member(member)
-            for name, member in sorted(run.cores.coordinator.state.roster.members.items())
-        },
+        "learners": {name: _of_member(member) for name, member in sorted(members.items())},
     }
 
 

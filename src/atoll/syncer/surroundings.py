@@ -10,6 +10,7 @@ from atoll.syncer.durable import Keeper
 from atoll.syncer.initial_file import InitialFile
 from atoll.syncer.intake import Intake
 from atoll.syncer.settings import SyncerSettings
+from atoll.syncer.taping import Tapes
 from atoll.syncer.workers import Workers
 
 Post = Callable[..., bool]
@@ -46,5 +47,6 @@ class Surroundings:
     on_fatal: Callable[[Exception], None]
     on_ended: Callable[[], None]
     initial: InitialFile | None = None
+    tapes: Tapes | None = None
     initial_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while a fragment of version 0 becomes durable: the first complete one wins."""

@@ -41,7 +41,7 @@ async def fill(request: web.Request, scratch: memoryview) -> None:
     try:
         while filled < size:
             async with asyncio.timeout(STALL_S):
-                chunk = await request.content.readany()
+                chunk, _ = await request.content.readchunk()
             if not chunk:
                 raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came")
             scratch[filled : filled + len(chunk)] = chunk
@@ -110,3 +110,4 @@ def check_sha(parcel: Parcel, body: CommitBody) -> None:
     if found != body.sha256:
         text = f"the whole has sha256 {found[:12]}, not {body.sha256[:12]}: send it again"
         raise RefusedError(422, "checksum", text)
+    parcel.sha256 = found

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
-import msgspec
 from aiohttp import web
 
 from atoll.core.ids import Cut, CutId
@@ -21,23 +18,19 @@ from atoll.merge.codecs import decode, encoded_bytes
 from atoll.merge.merge import ContributionError
 from atoll.store.errors import DiskFailed, DiskFull
 from atoll.syncer.control_thread import ControlThread
-from atoll.syncer.door import read_body
 from atoll.syncer.engine import GONE_CODES, Engine
-from atoll.syncer.errors import RefusedError, starting
+from atoll.syncer.errors import RefusedError
 from atoll.syncer.intake import MERGED, Parcel, Place, num_parts
+from atoll.syncer.receiver import Receiver, numel_of
 from atoll.syncer.upload_words import (
     CommitBody,
     check_sha,
     cut_in,
     cut_of,
-    fill,
     fragment_of,
     part_of,
 )
 from atoll.syncer.vault import Vault
-
-COMMIT_BYTES = 1 << 16
-T = TypeVar("T")
 
 
 class Uploads:
@@ -47,6 +40,7 @@ class Uploads:
         self._engine = engine
         self._control = control
         self._around = engine.around
+        self._in = Receiver(engine, control)
         self._commits: dict[Place, asyncio.Lock] = {}
 
     def routes(self, root: str) -> list[web.RouteDef]:
@@ -65,9 +59,9 @@ class Uploads:
 
     async def put_part(self, request: web.Request) -> web.Response:
         """One part of a cut's encoded displacement."""
-        vault = self._vault()
+        vault = self._in.vault()
         cut, fragment = cut_of(request), fragment_of(request, vault)
-        num_bytes = encoded_bytes(self._around.settings.uplink, self._numel(vault, fragment))
+        num_bytes = encoded_bytes(self._around.settings.uplink, numel_of(vault, fragment))
         index, size, crc = part_of(request, num_bytes)
         place = (str(cut), fragment)
         parcel = self._around.intake.find(place)
@@ -76,27 +70,27 @@ class Uploads:
                 return web.Response(status=204)
             self._around.intake.forget_older(cut.learner, place)
             parcel = self._around.intake.open(place, num_bytes, time.monotonic())
-        await self._receive(request, parcel, (index, size, crc))
+        await self._in.receive(request, parcel, (index, size, crc))
         return web.Response(status=204)
 
     async def list_parts(self, request: web.Request) -> web.Response:
         """Which parts are here."""
-        vault = self._vault()
+        vault = self._in.vault()
         cut, fragment = cut_of(request), fragment_of(request, vault)
         parcel = self._around.intake.find((str(cut), fragment))
         if parcel is not None:
             return web.json_response({"parts": sorted(parcel.crcs)})
         there: list[int] = []
         if await self._is_merged(cut, fragment):
-            numel = self._numel(vault, fragment)
+            numel = numel_of(vault, fragment)
             there = list(range(num_parts(encoded_bytes(self._around.settings.uplink, numel))))
         return web.json_response({"parts": there})
 
     async def commit(self, request: web.Request) -> web.Response:
         """The cut is complete: check it, and hand it to its shard."""
-        vault = self._vault()
+        vault = self._in.vault()
         named, fragment = cut_of(request), fragment_of(request, vault)
-        body = await self._commit_body(request)
+        body = await self._in.commit_body(request)
         cut = cut_in(body, named, fragment)
         place = (str(named), fragment)
         lock = self._commits.setdefault(place, asyncio.Lock())
@@ -115,16 +109,16 @@ class Uploads:
             raise RefusedError(409, "missing", "no part of this cut is here: send them first")
         if parcel.sealed:
             return
-        self._check_commit(parcel, body, self._around.settings.uplink)
+        self._in.check_commit(parcel, body, self._around.settings.uplink)
         try:
-            sums = await self._work(self._checked, parcel, body, cut, vault)
+            sums = await self._in.work(self._checked, parcel, body, cut, vault)
         except RefusedError as refused:
             if refused.code == "non_finite":
-                await self._ask(self._engine.arrived, parcel, cut, refused.code)
+                await self._in.ask(self._engine.arrived, parcel, cut, refused.code)
             self._around.intake.drop(place, "", "")
             raise
         self._around.intake.seal(parcel, cut, sums)
-        await self._ask(self._engine.arrived, parcel, cut)
+        await self._in.ask(self._engine.arrived, parcel, cut)
 
     def _checked(self, parcel: Parcel, body: CommitBody, cut: Cut, vault: Vault) -> PieceSums:
         """On a worker: right bytes, finite values. Returns sums that the merge will use."""
@@ -140,7 +134,7 @@ class Uploads:
         """Whether a cut whose bytes are gone was merged; RefusedError if it never will be."""
         code, sentence = self._around.intake.fate((str(cut), fragment))
         if not code:
-            code, sentence = await self._ask(self._engine.upload_fate, cut, fragment)
+            code, sentence = await self._in.ask(self._engine.upload_fate, cut, fragment)
         if code and code != MERGED:
             raise RefusedError(410 if code in GONE_CODES else 409, code, sentence)
         return code == MERGED
@@ -149,29 +143,29 @@ class Uploads:
 
     async def put_initial_part(self, request: web.Request) -> web.Response:
         """One part of a fragment of version 0, in fp32."""
-        vault = self._vault()
+        vault = self._in.vault()
         fragment = fragment_of(request, vault)
-        num_bytes = encoded_bytes("fp32", self._numel(vault, fragment))
+        num_bytes = encoded_bytes("fp32", numel_of(vault, fragment))
         part = part_of(request, num_bytes)
         if vault.state(fragment) is not None:
             text = f"version 0 of fragment {fragment} is durable: commit says whether it is yours"
             raise RefusedError(409, "conflict", text)
         place = await self._initial_place(fragment)
         parcel = self._around.intake.open(place, num_bytes, time.monotonic())
-        await self._receive(request, parcel, part)
+        await self._in.receive(request, parcel, part)
         return web.Response(status=204)
 
     async def list_initial_parts(self, request: web.Request) -> web.Response:
         """Which parts of version 0 of a fragment are here."""
-        fragment = fragment_of(request, self._vault())
+        fragment = fragment_of(request, self._in.vault())
         parcel = self._around.intake.find(await self._initial_place(fragment))
         return web.json_response({"parts": sorted(parcel.crcs) if parcel else []})
 
     async def commit_initial(self, request: web.Request) -> web.Response:
         """A fragment of version 0 is complete: make it durable."""
-        vault = self._vault()
+        vault = self._in.vault()
         fragment = fragment_of(request, vault)
-        body = await self._commit_body(request)
+        body = await self._in.commit_body(request)
         state = vault.state(fragment)
         if state is not None:
             if state.version == 0 and state.published.digest == body.sha256:
@@ -182,9 +176,9 @@ class Uploads:
         parcel = self._around.intake.find(place)
         if parcel is None:
             raise RefusedError(409, "missing", "no part of this fragment is here: send them first")
-        self._check_commit(parcel, body, "fp32")
+        self._in.check_commit(parcel, body, "fp32")
         try:
-            await self._work(self._store_initial, parcel, body, fragment, vault)
+            await self._in.work(self._store_initial, parcel, body, fragment, vault)
         except RefusedError as refused:
             if refused.status == 422:
                 self._around.intake.drop(place, "", "")
@@ -213,59 +207,5 @@ class Uploads:
             self._control.ask(self._engine.initial_stored, fragment, state, lsn).result()
 
     async def _initial_place(self, fragment: int) -> Place:
-        life = await self._ask(self._engine.initialiser)
+        life = await self._in.ask(self._engine.initialiser)
         return (f"initial:{life}", fragment)
-
-    # ------------------------------------------------------------ both
-
-    async def _receive(
-        self, request: web.Request, parcel: Parcel, part: tuple[int, int, int]
-    ) -> None:
-        index, size, crc = part
-        with self._around.intake.pinned(parcel), self._around.intake.scratch(size) as scratch:
-            await fill(request, scratch)
-            self._around.counts.bytes_in += size
-            await self._work(self._around.intake.keep, parcel, index, scratch, crc)
-            parcel.touched_s = time.monotonic()
-
-    async def _commit_body(self, request: web.Request) -> CommitBody:
-        raw = await read_body(request, COMMIT_BYTES)
-        try:
-            return msgspec.json.decode(raw, type=CommitBody)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            raise RefusedError(422, "malformed", f"not a commit: {error}") from error
-
-    def _check_commit(self, parcel: Parcel, body: CommitBody, codec: str) -> None:
-        if body.codec != codec:
-            text = f"this run's codec here is {codec}, not {body.codec[:20]!r}"
-            raise RefusedError(422, "malformed", text)
-        if body.bytes != parcel.num_bytes:
-            text = f"{body.bytes} bytes, layout and codec give {parcel.num_bytes}"
-            raise RefusedError(413, "size", text)
-        missing = parcel.missing
-        if missing:
-            shown = ", ".join(str(each) for each in missing[:20])
-            raise RefusedError(409, "missing", f"{len(missing)} parts are missing: {shown}")
-
-    def _vault(self) -> Vault:
-        run = self._engine.run
-        if run is None:
-            raise starting("no learner has brought the layout yet: PUT layout first")
-        return run.vault
-
-    @staticmethod
-    def _numel(vault: Vault, fragment: int) -> int:
-        return vault.mergers[fragment].fragment.numel
-
-    async def _ask(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.wrap_future(self._control.ask(function, *args))
-
-    async def _work(self, function: Callable[..., T], *args: object) -> T:
-        """On a worker, to its end even if the client goes away: memory is pinned meanwhile."""
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._around.workers.bulk, function, *args)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])
-            raise

@@ -22,10 +22,12 @@ from atoll.core.settings import ProtocolSettings
 from atoll.wire.records import pack, unpack
 
 FORMAT = 1
-HEADER, STATE, ENTRY, CHECK, MERGE, END = range(1, 7)
+HEADER, STATE, ENTRY, CHECK, MERGE, END, BASE = range(1, 8)
 FRAME = struct.Struct("<IIB")
 SUFFIX = ".tape"
 PAYLOADS = "payloads"
+MERGING = "merging.json"
+"""Beside the tapes: what it takes to merge again, layout and settings."""
 _FILE = re.compile(r"(\d{8})\.tape\Z")
 
 Role = Literal["shard", "coordinator", "learner"]
@@ -59,7 +61,8 @@ class MergeNote(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers behind a merge: digests of what went in and of what came out.
 
     `contributions` name cut, codec and payload digest, in the order of the merge's parts. `delta`
-    is the digest of the averaged displacement as it was logged; digests are sha256 in hex.
+    is the digest of the averaged displacement as it was logged, empty where payloads are not kept;
+    `published` that of the version that came of it. Digests are sha256 in hex.
     """
 
     fragment: int
@@ -67,6 +70,26 @@ class MergeNote(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     contributions: tuple[tuple[str, str, str], ...]
     delta: str = ""
+    published: str = ""
+
+
+class BaseNote(msgspec.Struct, frozen=True, kw_only=True):
+    """A fragment as it stood before the merges that follow; `payload` is the digest of its bytes.
+
+    They are a safetensors file: what was published and, after version 0, what the syncer owns.
+    """
+
+    fragment: int
+    version: int
+    published: str
+    payload: str
+
+
+class Merging(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands in `merging.json`."""
+
+    merge: dict[str, Any]
+    layout: dict[str, Any]
 
 
 def frame(kind: int, payload: bytes) -> bytes:

@@ -1,20 +1,24 @@
-"""Payloads of merges beside a tape: files named by their digest, kept for the last rounds.
+"""Payloads of merges beside a tape: files named by their digest, kept for the last merges or all.
 
-Must never keep more than it was told to, and never overwrite: a name is the content.
+Must never keep more than it was told to, and never overwrite: a name is the content. Safe for
+threads, so that merges of several fragments may be kept at once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path
+
+from atoll.store.disk import Buffer
 
 ALL = -1
 NONE = 0
 
 
-def digest_of(data: bytes) -> str:
+def digest_of(data: Buffer) -> str:
     """sha256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
@@ -27,6 +31,7 @@ class PayloadFolder:
         self._keep_merges = keep_merges
         self._merges: deque[tuple[str, ...]] = deque()
         self._uses: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     @property
     def wanted(self) -> bool:
@@ -38,21 +43,23 @@ class PayloadFolder:
         if not self.wanted:
             return
         self._directory.mkdir(parents=True, exist_ok=True)
+        for half in self._directory.glob("*.half"):
+            half.unlink()
         left = tuple(sorted(path.name for path in self._directory.iterdir()))
         if left:
             self._count(left)
 
-    def keep(self, bodies: Iterable[bytes]) -> tuple[str, ...]:
-        """Keep the payloads of one merge; the oldest merge's go when there are too many."""
+    def keep(self, bodies: Iterable[tuple[str, Buffer]]) -> None:
+        """Keep the payloads of one merge, each with its digest; the oldest merge's go in turn."""
+        if not self.wanted:
+            return
         bodies = tuple(bodies)
-        digests = tuple(digest_of(body) for body in bodies)
-        if self.wanted:
-            for digest, body in zip(digests, bodies, strict=True):
+        with self._lock:
+            for digest, body in bodies:
                 self._write(digest, body)
-            self._count(digests)
-        return digests
+            self._count(tuple(digest for digest, _ in bodies))
 
-    def _write(self, digest: str, body: bytes) -> None:
+    def _write(self, digest: str, body: Buffer) -> None:
         path = self._directory / digest
         if path.exists():
             return

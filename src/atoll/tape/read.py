@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from atoll.tape.format import (
+    BASE,
     CHECK,
     END,
     ENTRY,
@@ -24,6 +25,7 @@ from atoll.tape.format import (
     HEADER,
     MERGE,
     STATE,
+    BaseNote,
     Header,
     MergeNote,
     segment_files,
@@ -35,6 +37,7 @@ _entry = msgspec.msgpack.Decoder(tuple[float, str, msgspec.Raw, list[_Pair]])
 _header = msgspec.msgpack.Decoder(Header)
 _state = msgspec.msgpack.Decoder(tuple[str, bytes])
 _note = msgspec.msgpack.Decoder(MergeNote)
+_base = msgspec.msgpack.Decoder(BaseNote)
 _check = msgspec.msgpack.Decoder(int)
 
 
@@ -59,7 +62,7 @@ class StateCheck:
     checksum: int
 
 
-Item = Entry | StateCheck | MergeNote
+Item = Entry | StateCheck | MergeNote | BaseNote
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class Segment:
                     yield StateCheck(_check.decode(payload))
                 elif kind == MERGE:
                     yield _note.decode(payload)
+                elif kind == BASE:
+                    yield _base.decode(payload)
             except (RecordError, msgspec.MsgspecError) as error:
                 raise TapeError(f"{self.path}, entry {number}: {error}") from error
 

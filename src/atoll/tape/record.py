@@ -17,13 +17,14 @@ import msgspec
 from atoll import __version__
 from atoll.core.effects import Effect
 from atoll.tape.format import (
+    BASE,
     CHECK,
     END,
     ENTRY,
     HEADER,
     MERGE,
-    PAYLOADS,
     STATE,
+    BaseNote,
     Header,
     MergeNote,
     encode,
@@ -32,7 +33,6 @@ from atoll.tape.format import (
     segment_name,
     state_checksum,
 )
-from atoll.tape.payloads import NONE, PayloadFolder
 from atoll.wire.protocol import PROTOCOL
 from atoll.wire.records import RecordError, pack, packable
 
@@ -51,8 +51,6 @@ class TapeSettings:
     """Bytes held back until they are written; `flush` writes them at once."""
     check_entries: int = 256
     """Entries between two checksums of the core's state."""
-    payload_merges: int = NONE
-    """Merges of which payloads are kept: 0 for none, -1 for all."""
 
 
 _CANNOT = (OSError, RecordError, msgspec.MsgspecError, UnicodeError, OverflowError, TypeError)
@@ -85,7 +83,6 @@ class TapeWriter:
         self._header = header
         self._core = core
         self._directory = root / header.party
-        self._payloads = PayloadFolder(self._directory / PAYLOADS, self._settings.payload_merges)
         self._file: BinaryIO | None = None
         self._buffer = bytearray()
         self._life = self._entries = self._bytes = 0
@@ -113,20 +110,10 @@ class TapeWriter:
             return self._stop(error)
         return ""
 
-    def merge(self, note: MergeNote, bodies: Sequence[bytes] = ()) -> str:
-        """Keep the numbers of a merge, and the payloads of its contributions if that is asked for.
-
-        `bodies` are in the order of the contributions, whose digests are filled in here.
-        """
-
-        def keep() -> None:
-            digests = self._payloads.keep(bodies)
-            named = zip(note.contributions, digests, strict=False)
-            filled = tuple((cut, codec, digest) for (cut, codec, _), digest in named)
-            whole = filled + note.contributions[len(filled) :]
-            self._add(MERGE, encode(msgspec.structs.replace(note, contributions=whole)))
-
-        return self._guarded(keep)
+    def note(self, note: MergeNote | BaseNote) -> str:
+        """Keep the numbers of a merge, or where merges begin. Payloads are the driver's to keep."""
+        kind = MERGE if isinstance(note, MergeNote) else BASE
+        return self._guarded(lambda: self._add(kind, encode(note)))
 
     def flush(self) -> str:
         """Write what is held back, so that it survives this process."""
@@ -149,7 +136,6 @@ class TapeWriter:
 
     def _open(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._payloads.open()
         self._begin_segment()
 
     def _begin_segment(self) -> None:

@@ -7,17 +7,17 @@ where payloads were kept. Must never change a tape. Shows invariant 8, or where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from atoll.core.coordinator import CoordinatorCore
 from atoll.core.effects import Effect, Merge
 from atoll.core.events import Merged
 from atoll.core.learner import LearnerCore
 from atoll.core.shard import ShardCore
-from atoll.tape.format import PAYLOADS, Header, MergeNote, state_checksum
+from atoll.tape.format import PAYLOADS, BaseNote, Header, MergeNote, state_checksum
 from atoll.tape.payloads import digest_of
 from atoll.tape.read import Entry, Segment, StateCheck, TapeError, read_tapes
 
@@ -39,13 +39,24 @@ class Recomputed:
     refused: str = ""
 
 
-Recompute = Callable[[MergeNote, Merge, Mapping[str, bytes]], Recomputed]
-"""Computes a merge again from its order and its payloads by name of cut; see `numbers.py`."""
+class Recompute(Protocol):
+    """Computes merges again; see `numbers.py`."""
+
+    def begin(self, note: BaseNote, body: bytes) -> Recomputed:
+        """A fragment's state before the merges that follow."""
+
+    def __call__(self, note: MergeNote, order: Merge, bodies: Mapping[str, bytes]) -> Recomputed:
+        """A merge again, from its order and its payloads by name of cut."""
 
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What a replay found. `first_difference` says where and what, "" for nowhere."""
+    """What a replay found. `first_difference` says where and what, "" for nowhere.
+
+    `merges` is of those that became durable, `merges_recomputed` of those whose averaged
+    displacement was computed again and held against the recorded one, `versions_recomputed` of
+    those whose published bytes were.
+    """
 
     equal: bool = True
     parties: int = 0
@@ -55,10 +66,22 @@ class ReplayReport:
     state_checks: int = 0
     merges: int = 0
     merges_recomputed: int = 0
+    versions_recomputed: int = 0
     first_difference: str = ""
     torn: list[str] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def compared(self) -> str:
+        """In words: what was held against what was recorded, and what was not."""
+        if not self.merges:
+            return "decisions; no merge is on tape"
+        if not self.merges_recomputed:
+            return f"decisions only: none of {self.merges} merges was computed again"
+        return (
+            f"decisions, and the numbers of {self.merges_recomputed} of {self.merges} merges, "
+            f"{self.versions_recomputed} of them with their published bytes"
+        )
 
     def differs(self, text: str) -> None:
         """Something was found; the first is kept."""
@@ -100,6 +123,7 @@ class _Life:
         self._recompute = recompute
         self._orders: dict[tuple[int, int], Merge] = {}
         self._expected: dict[tuple[int, int], str] = {}
+        self._noted: dict[tuple[int, int], str] = {}
 
     def run(self, segments: list[Segment]) -> None:
         """Replay them, and hold each one's beginning against the end of the one before."""
@@ -129,6 +153,8 @@ class _Life:
                     at = f"{where}, after {self._report.events} events"
                     self._report.differs(f"{at}: the effects are equal, the state is not")
                     return -1
+            elif isinstance(item, BaseNote):
+                self._begin_again(item, segment, where)
             else:
                 self._merge_again(item, segment, where)
         return -1 if segment.torn or segment.damage else _asked_checksum(core)
@@ -159,12 +185,30 @@ class _Life:
         if isinstance(entry.event, Merged):
             self._report.merges += 1
             key = (entry.event.fragment, entry.event.version)
-            expected = self._expected.pop(key, "")
-            if expected not in ("", entry.event.digest):
-                text = f"recorded digest {entry.event.digest}, computed {expected}"
-                self._report.differs(f"{at}: the published bytes differ: {text}")
+            computed, noted = self._expected.pop(key, ""), self._noted.pop(key, "")
+            self._report.versions_recomputed += int(bool(computed))
+            for what, digest in (("computed", computed), ("noted with the merge", noted)):
+                if digest not in ("", entry.event.digest):
+                    text = f"recorded digest {entry.event.digest}, {what} {digest}"
+                    self._report.differs(f"{at}: the published bytes differ: {text}")
+
+    def _begin_again(self, note: BaseNote, segment: Segment, where: str) -> None:
+        if self._recompute is None:
+            return
+        what = f"{where}, the state of fragment {note.fragment} at version {note.version}"
+        path = segment.path.parent / PAYLOADS / note.payload
+        if not path.is_file():
+            self._report.notes.append(f"{what} was not kept: its versions are not compared")
+            return
+        body = path.read_bytes()
+        changed = digest_of(body) != note.payload
+        refused = "" if changed else self._recompute.begin(note, body).refused
+        if changed or refused:
+            text = refused or f"{path} has other bytes than were recorded"
+            self._report.differs(f"{what}: {text}")
 
     def _merge_again(self, note: MergeNote, segment: Segment, where: str) -> None:
+        self._noted[(note.fragment, note.version)] = note.published
         if self._recompute is None:
             return
         what = f"{where}, fragment {note.fragment} version {note.version}"
@@ -215,5 +259,6 @@ def _again(recompute: Recompute, note: MergeNote, order: Merge, folder: Path) ->
             return Recomputed(why_not=f"the payload of {cut} was not kept")
         bodies[cut] = path.read_bytes()
         if digest_of(bodies[cut]) != digest:
-            return Recomputed(refused=f"the payload of {cut} is not the one that was recorded")
+            text = f"the payload of {cut} is not the one that was recorded: {path}"
+            return Recomputed(refused=text)
     return recompute(note, order, bodies)

@@ -34,6 +34,8 @@ class IslandRecord:
     """Share of the run's budget that all islands have trained."""
     step_s: float
     """Duration of the step, the wait for `min_step_s` included."""
+    repeated_items: int = 0
+    """Items trained so far in an order of this life's own, because no lease was at hand."""
 
 
 def train_on_island(
@@ -51,7 +53,7 @@ def train_on_island(
     )
     began_s = time.monotonic()
     for step, batch in enumerate(batches, start=1):
-        learning_rate = learning_rate_at(learner.progress, settings.optimizer)
+        learning_rate = learning_rate_at(learner.progress, settings.optimizer) * learner.warmup
         set_learning_rate(optimizer, learning_rate)
         loss = train_step(model, optimizer, batch.to(device), settings.step)
         time.sleep(max(0.0, began_s + min_step_s - time.monotonic()))
@@ -59,6 +61,12 @@ def train_on_island(
         learner.step(tokens=settings.step_tokens, loss=loss)
         took_s = time.monotonic() - began_s
         yield IslandRecord(
-            step, step * settings.step_tokens, float(loss), learning_rate, learner.progress, took_s
+            step,
+            step * settings.step_tokens,
+            float(loss),
+            learning_rate,
+            learner.progress,
+            took_s,
+            learner.repeated_items,
         )
         began_s = time.monotonic()

@@ -95,6 +95,9 @@ class DataSettings:
     """Most text taken, in 10^6 bytes, held-out part included. `tokens` files are never capped."""
     held_out_share: float = 0.05
     """Share kept away from training, between 0 and 1."""
+    leases: bool = True
+    """Deal the items out, so that all learners together make passes over the data. Without, each
+    learner reads all of it in an order of its own, as with a loader of your own."""
 
     def __post_init__(self) -> None:
         kinds = get_args(DataKind)

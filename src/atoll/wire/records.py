@@ -22,7 +22,7 @@ import msgspec
 from atoll.core import effects, events, messages
 from atoll.core.coordinator_state import CoordinatorState, RunSettings
 from atoll.core.effects import Send
-from atoll.core.ids import Cut, CutId, Mark
+from atoll.core.ids import Cut, CutId, Mark, TransferId
 from atoll.core.learner_state import LearnerState
 from atoll.core.reasons import Reason
 from atoll.core.settings import ProtocolSettings
@@ -57,7 +57,7 @@ STATES: dict[str, type] = {
     each.__name__: each
     for each in (ShardState, CoordinatorState, LearnerState, ProtocolSettings, RunSettings)
 }
-IDS: dict[str, type] = {each.__name__: each for each in (Cut, CutId, Mark)}
+IDS: dict[str, type] = {each.__name__: each for each in (Cut, CutId, Mark, TransferId)}
 RECORDS: dict[str, type] = {**MESSAGES, **EVENTS, **EFFECTS, **STATES, **IDS}
 assert len(RECORDS) == sum(map(len, (MESSAGES, EVENTS, EFFECTS, STATES, IDS))), "one kind, one name"
 

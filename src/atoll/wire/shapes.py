@@ -32,18 +32,22 @@ SHORT = Meta(max_length=200)
 
 _COUNTS = (
     "incarnation number first_token end_token steps call at_step cut version ahead tokens lease "
-    "step epoch num_shards turn first stop trained yours budget fragment tau merged_tokens base"
+    "step epoch num_shards turn first stop trained yours budget fragment tau merged_tokens base "
+    "heir donor attempt taken index size_bytes"
 )
 _LIMITS: dict[str, Meta] = {
     **dict.fromkeys(_COUNTS.split(), COUNT),
-    **dict.fromkeys(("pace_s", "step_age_s", "fetch_s", "deadline_s", "limit_s"), SECONDS),
+    **dict.fromkeys(
+        ("pace_s", "step_age_s", "fetch_s", "deadline_s", "limit_s", "left_s"), SECONDS
+    ),
     **dict.fromkeys(("sentence", "why"), TEXT),
-    **dict.fromkeys(("process", "layout", "digest", "busy"), SHORT),
+    **dict.fromkeys(("process", "layout", "digest", "busy", "kind"), SHORT),
     "learner": NAME,
     "code": CODE,
     "position": POSITION,
     "stream": COUNT_OR_NONE,
     "held": COUNT_OR_NONE,
+    "InnerHere.donor": NAME,
     "FragmentFinal.version": COUNT_OR_NONE,
 }
 CLIPPED = {"sentence": LONGEST_TEXT, "why": LONGEST_TEXT, "busy": 200}

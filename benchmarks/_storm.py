@@ -1,0 +1,107 @@
+"""What the storms have in common: the runs, how busy the machine was, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from _common import machine, processor, write_results
+from _lagoon import busy_cores_s
+
+from atoll.chaos.campaign import Campaign
+from atoll.chaos.plan import Plan, StormSettings, read_plan
+from atoll.chaos.report import ChaosReport
+from atoll.chaos.storm import faults_of
+from atoll.cli.chaos import run_campaign
+from atoll.runfile.settings import RunFile, read_run_file
+
+ROOT = Path(__file__).resolve().parents[1]
+STORMS = ROOT / "configs" / "storms"
+PICTURES = ROOT / "docs" / "pictures"
+
+
+def options(what: str, minutes: float) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--minutes", type=float, default=minutes, help="how long each run lasts")
+    parser.add_argument("--dir", type=Path, help="keep the run folders here")
+    parser.add_argument("--no-picture", action="store_true", help="leave docs/pictures as it is")
+    return parser.parse_args()
+
+
+class Busy:
+    """How much of all cores was used while the storm lasted; every look asks."""
+
+    def __init__(self) -> None:
+        self._first = self._last = (0.0, 0.0)
+
+    def look(self, campaign: Campaign) -> None:
+        now = (campaign.now_s, busy_cores_s())
+        if 0 <= campaign.storm_s <= 60 * campaign.minutes:
+            self._last = now
+            if not self._first[0]:
+                self._first = now
+
+    def share(self, cores: int) -> float:
+        seconds = self._last[0] - self._first[0]
+        return round((self._last[1] - self._first[1]) / max(1e-9, seconds * cores), 3)
+
+
+class Storms:
+    """Runs one after the other in one folder, which goes when it was not asked for."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self._kept = asked.dir is not None
+        self.folder = Path(asked.dir or tempfile.mkdtemp(prefix="atoll-storm-"))
+        self.busy: dict[str, float] = {}
+        self.good: dict[str, bool] = {}
+
+    def run(
+        self, name: str, plan: Plan, run: RunFile, baseline: ChaosReport | None = None
+    ) -> ChaosReport:
+        """One campaign; a plan of no storm is the run without faults."""
+        names = [f"island-{number}" for number in range(run.local.learners)]
+        faults = faults_of(plan, names) if name != "without faults" else []
+        busy = Busy()
+        folder = self.folder / name.replace(" ", "-")
+        campaign = Campaign(folder, run, faults, plan.minutes, busy.look)
+        report = run_campaign(campaign, plan.seed, baseline=baseline)
+        self.busy[name], self.good[name] = busy.share(machine()["cores"]), report.is_good
+        return report
+
+    def picture(self, name: str, to: str) -> None:
+        drawn = self.folder / name.replace(" ", "-") / "timeline.png"
+        if drawn.exists():
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            shutil.copy(drawn, PICTURES / to)
+
+    def close(self) -> None:
+        if not self._kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def plan_of(name: str, minutes: float) -> tuple[Plan, RunFile]:
+    """A plan of `configs/storms` and its run, so long."""
+    plan = replace(read_plan(STORMS / name), minutes=minutes)
+    return plan, read_run_file(STORMS / plan.run)
+
+
+def only(plan: Plan, mix: dict[str, float]) -> Plan:
+    """The same storm of some kinds."""
+    storm = plan.storm or StormSettings()
+    return replace(plan, storm=replace(storm, mix=mix))
+
+
+def figures(report: ChaosReport) -> dict[str, Any]:
+    """Without the list of faults and without what it was compared with."""
+    plain = report.plain()
+    for key in ("struck", "baseline", "run_dir"):
+        del plain[key]
+    return plain
+
+
+def write(name: str, report: dict[str, Any]) -> None:
+    write_results(name, processor().split("@")[0], {"machine": machine(), **report})

@@ -1,0 +1,245 @@
+"""A kill beside torchft: how long the survivor does not step, and until the killed one is back.
+
+Two replicas, the same model, pace and H, the same machine, one run after the other: torchft's
+DiLoCo over Gloo with its lighthouse and a torchrun for each replica, which restarts it; and
+`atoll train`'s own processes. One replica is killed with SIGKILL. torchft goes into an environment
+of its own, beside this one and with this one's torch:
+
+    python benchmarks/beside_torchft.py [--kills 3] [--venv FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from _common import machine, processor, write_results
+from _growth import children_of
+from _storm import STORMS
+
+from atoll.chaos.campaign import Campaign
+from atoll.chaos.plan import Fault
+from atoll.runfile.settings import read_run_file, write_resolved
+
+PACKAGE = "torchft-nightly"
+RUN_FILE = STORMS / "micro-2.toml"
+REPLICA = Path(__file__).with_name("_torchft_replica.py")
+SETTLE_S = 30.0
+BETWEEN_S = 40.0
+LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What one kill cost, in seconds."""
+
+    survivor_stood_still_s: float
+    """The longest time between two steps of the survivor, beyond what a step takes."""
+    back_after_s: float
+    """From the kill until work of the killed one was in a synchronisation or merge again."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--venv", type=Path, help="where torchft is, or is to be installed")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="atoll-torchft-") as folder:
+        home = Path(folder)
+        python = install(asked.venv or home / "venv")
+        theirs = of_torchft(python, home, asked.kills)
+        ours = of_atoll(home / "atoll", asked.kills)
+    run = read_run_file(RUN_FILE)
+    settings = {"H": run.syncer.protocol.H, "min_step_s": run.local.min_step_s, "replicas": 2}
+    report = {
+        "machine": machine(),
+        "torch": version("torch"),
+        "torchft": version_of(python),
+        "settings": settings,
+        "torchft_kills": [vars(each) for each in theirs],
+        "atoll_kills": [vars(each) for each in ours],
+    }
+    write_results("beside_torchft", processor().split("@")[0], report)
+    for name, kills in (("torchft", theirs), ("atoll", ours)):
+        still = statistics.median(each.survivor_stood_still_s for each in kills)
+        back = statistics.median(each.back_after_s for each in kills)
+        print(f"{name}: survivor stood still {still:.1f} s, killed one back after {back:.1f} s")
+    return 0
+
+
+# ---------------------------------------------------------------- torchft
+
+
+def install(venv: Path) -> Path:
+    """An environment with torchft that sees this one's torch; returns its Python."""
+    python = venv / "bin" / "python"
+    if not (venv / "bin" / "torchft_lighthouse").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        there, here = (_said(each, ask) for each in (python, Path(sys.executable)))
+        source = str(Path(__file__).resolve().parents[1] / "src")
+        Path(there, "atoll-environment.pth").write_text(f"{here}\n{source}\n")
+        pins = venv / "constraints.txt"
+        pins.write_text(f"torch=={version('torch').partition('+')[0]}\n")
+        command = [str(python), "-m", "pip", "install", "-q", PACKAGE, "-c", str(pins)]
+        subprocess.run(command, check=True)
+    return python
+
+
+def version_of(python: Path) -> str:
+    return _said(python, f"from importlib.metadata import version; print(version('{PACKAGE}'))")
+
+
+def _said(python: Path, code: str) -> str:
+    command = [str(python), "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def of_torchft(python: Path, home: Path, num_kills: int) -> list[Kill]:
+    """Replica 1 is killed again and again; replica 0 survives."""
+    resolved = home / "run.toml"
+    write_resolved(resolved, read_run_file(RUN_FILE))
+    port = free_port()
+    lighthouse = [str(python.with_name("torchft_lighthouse")), "--min_replicas", "1"]
+    lighthouse += ["--bind", f"127.0.0.1:{port}", "--join_timeout_ms", "10000"]
+    environment = {**os.environ, "TORCHFT_LIGHTHOUSE": f"http://127.0.0.1:{port}"}
+    environment |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    lines = [home / f"replica-{number}.jsonl" for number in range(2)]
+    with started(lighthouse, home / "lighthouse.log", environment):
+        commands = [torchrun(python, resolved, number, lines[number]) for number in range(2)]
+        logs = [home / f"replica-{number}.log" for number in range(2)]
+        with (
+            started(commands[0], logs[0], environment),
+            started(commands[1], logs[1], environment) as runner,
+        ):
+            wait_until(lambda: together_since(lines[0], 0.0) is not None, logs[0])
+            return [kill_of_torchft(runner, lines, logs[0]) for _ in range(num_kills)]
+
+
+def kill_of_torchft(runner: subprocess.Popen[bytes], lines: list[Path], log: Path) -> Kill:
+    time.sleep(SETTLE_S)
+    worker = children_of(runner.pid)[0]
+    killed_s = time.monotonic()
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: together_since(lines[1], killed_s) is not None, log)
+    back_s = together_since(lines[1], killed_s)
+    assert back_s is not None, "it was waited for"
+    time.sleep(SETTLE_S)
+    return Kill(stood_still_s(records(lines[0]), killed_s, back_s), round(back_s - killed_s, 2))
+
+
+def torchrun(python: Path, run_file: Path, number: int, lines: Path) -> list[str]:
+    command = [str(python), "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "1"]
+    command += ["--master-port", str(free_port()), "--max-restarts", "100"]
+    return [*command, str(REPLICA), str(run_file), str(number), str(lines)]
+
+
+def together_since(lines: Path, since_s: float) -> float | None:
+    """When both replicas had synchronised, in a step that this replica began after `since_s`."""
+    last = None
+    for each in records(lines):
+        fresh = each["began_s"] > since_s
+        if fresh and last is not None and each["synced"] > last and each["replicas"] == 2:
+            return float(each["ended_s"])
+        last = each["synced"] if fresh else None
+    return None
+
+
+def stood_still_s(steps: list[dict[str, Any]], from_s: float, to_s: float) -> float:
+    """The longest time between the ends of two steps, less what is usual."""
+    ends = [each["ended_s"] for each in steps]
+    gaps = [b - a for a, b in pairwise(ends)]
+    near = [b - a for a, b in pairwise(ends) if b >= from_s and a <= to_s]
+    return round(max(0.0, max(near) - statistics.median(gaps)), 2)
+
+
+def records(lines: Path) -> list[dict[str, Any]]:
+    if not lines.exists():
+        return []
+    found = []
+    for line in lines.read_text().splitlines():
+        with suppress(ValueError):  # the last line of a replica that was killed
+            found.append(json.loads(line))
+    return found
+
+
+# ---------------------------------------------------------------- Atoll
+
+
+def of_atoll(folder: Path, num_kills: int) -> list[Kill]:
+    """The same kills; the time between them is the same too."""
+    run = read_run_file(RUN_FILE)
+    faults = [
+        Fault(SETTLE_S + n * (SETTLE_S + BETWEEN_S), "kill", "island-1") for n in range(num_kills)
+    ]
+    minutes = (faults[-1].at_s + SETTLE_S + BETWEEN_S) / 60
+    campaign = Campaign(folder, run, faults, minutes)
+    for _ in campaign.run():
+        pass
+    kills = []
+    for struck in campaign.watch.struck:
+        assert struck.is_healed, "a kill heals"
+        steps = steps_of(campaign, "island-0")
+        still_s = stood_still_s(steps, struck.done_s, struck.healed_s)
+        kills.append(Kill(still_s, round(struck.heal_s, 2)))
+    return kills
+
+
+def steps_of(campaign: Campaign, learner: str) -> list[dict[str, Any]]:
+    """When the syncer heard of each step of a learner that was never killed."""
+    reports = campaign.watch.work.reports
+    life = next(each for each in reports if each[0] == learner)
+    return [{"ended_s": at_s} for at_s, _ in reports[life]]
+
+
+# ---------------------------------------------------------------- processes
+
+
+@contextmanager
+def started(command: list[str], log: Path, environment: dict[str, str]) -> Any:
+    """A process and its children, killed in the end."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        for pid in [*children_of(process.pid), process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(is_so: Any, log: Path) -> None:
+    until_s = time.monotonic() + LIMIT_S
+    while not is_so():
+        if time.monotonic() > until_s:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            raise SystemExit(f"torchft did not get there within {LIMIT_S:.0f} s:\n{tail}")
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
