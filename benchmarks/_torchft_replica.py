@@ -37,7 +37,7 @@ def train(run: RunFile, replica: int, out: Any) -> None:
     torch.set_num_threads(1)
     model = build_model(run.train.model, run.train.seed)
     inner = build_optimizer(model, run.train.optimizer)
-    settings = run.syncer.outer
+    settings = run.syncer.merge.outer
     outer = torch.optim.SGD(
         model.parameters(), lr=settings.lr, momentum=settings.momentum, nesterov=True
     )

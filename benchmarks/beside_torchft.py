@@ -33,7 +33,9 @@ from _storm import STORMS
 
 from atoll.chaos.campaign import Campaign
 from atoll.chaos.plan import Fault
+from atoll.core.events import Boundary
 from atoll.runfile.settings import read_run_file, write_resolved
+from atoll.tape.read import Entry, read_tapes
 
 PACKAGE = "torchft-nightly"
 RUN_FILE = STORMS / "micro-2.toml"
@@ -51,6 +53,8 @@ class Kill:
     """The longest time between two steps of the survivor, beyond what a step takes."""
     back_after_s: float
     """From the kill until work of the killed one was in a synchronisation or merge again."""
+    longest_before_s: float
+    """As the first, in the half minute before the kill: what the machine alone makes of it."""
 
 
 def main() -> int:
@@ -76,8 +80,12 @@ def main() -> int:
     write_results("beside_torchft", processor().split("@")[0], report)
     for name, kills in (("torchft", theirs), ("atoll", ours)):
         still = statistics.median(each.survivor_stood_still_s for each in kills)
+        noise = statistics.median(each.longest_before_s for each in kills)
         back = statistics.median(each.back_after_s for each in kills)
-        print(f"{name}: survivor stood still {still:.1f} s, killed one back after {back:.1f} s")
+        print(
+            f"{name}: survivor stood still {still:.1f} s (before the kill {noise:.1f} s), "
+            f"killed one back after {back:.1f} s"
+        )
     return 0
 
 
@@ -139,7 +147,8 @@ def kill_of_torchft(runner: subprocess.Popen[bytes], lines: list[Path], log: Pat
     back_s = together_since(lines[1], killed_s)
     assert back_s is not None, "it was waited for"
     time.sleep(SETTLE_S)
-    return Kill(stood_still_s(records(lines[0]), killed_s, back_s), round(back_s - killed_s, 2))
+    ends = [each["ended_s"] for each in records(lines[0])]
+    return kill_of(ends, (killed_s, back_s), round(back_s - killed_s, 2))
 
 
 def torchrun(python: Path, run_file: Path, number: int, lines: Path) -> list[str]:
@@ -159,12 +168,14 @@ def together_since(lines: Path, since_s: float) -> float | None:
     return None
 
 
-def stood_still_s(steps: list[dict[str, Any]], from_s: float, to_s: float) -> float:
-    """The longest time between the ends of two steps, less what is usual."""
-    ends = [each["ended_s"] for each in steps]
-    gaps = [b - a for a, b in pairwise(ends)]
-    near = [b - a for a, b in pairwise(ends) if b >= from_s and a <= to_s]
-    return round(max(0.0, max(near) - statistics.median(gaps)), 2)
+def kill_of(ends: list[float], window: tuple[float, float], back_after_s: float) -> Kill:
+    """From when the survivor's steps ended; the window runs from the kill to the return."""
+    from_s, to_s = window
+    usual_s = statistics.median(b - a for a, b in pairwise(ends))
+    during = [b - a for a, b in pairwise(ends) if b >= from_s and a <= to_s]
+    before = [b - a for a, b in pairwise(ends) if from_s - SETTLE_S <= a and b < from_s]
+    still_s, before_s = max(during) - usual_s, max(before, default=usual_s) - usual_s
+    return Kill(round(still_s, 2), back_after_s, round(before_s, 2))
 
 
 def records(lines: Path) -> list[dict[str, Any]]:
@@ -193,17 +204,28 @@ def of_atoll(folder: Path, num_kills: int) -> list[Kill]:
     kills = []
     for struck in campaign.watch.struck:
         assert struck.is_healed, "a kill heals"
-        steps = steps_of(campaign, "island-0")
-        still_s = stood_still_s(steps, struck.done_s, struck.healed_s)
-        kills.append(Kill(still_s, round(struck.heal_s, 2)))
+        ends, clock_s = boundaries_of(campaign, "island-0")
+        window = (struck.done_s + clock_s, struck.healed_s + clock_s)
+        kills.append(kill_of(ends, window, round(struck.heal_s, 2)))
     return kills
 
 
-def steps_of(campaign: Campaign, learner: str) -> list[dict[str, Any]]:
-    """When the syncer heard of each step of a learner that was never killed."""
+def boundaries_of(campaign: Campaign, learner: str) -> tuple[list[float], float]:
+    """When each step of a learner ended, by its own tape, and its clock less the campaign's.
+
+    The clocks are compared where the syncer heard soonest of a step.
+    """
+    tape = next(each for each in read_tapes(campaign.session.folder.tapes) if each.party == learner)
+    items = [item for segment in tape.segments for item in segment.items()]
+    steps = {
+        item.event.tokens: item.now_s
+        for item in items
+        if isinstance(item, Entry) and isinstance(item.event, Boundary)
+    }
     reports = campaign.watch.work.reports
     life = next(each for each in reports if each[0] == learner)
-    return [{"ended_s": at_s} for at_s, _ in reports[life]]
+    apart = [steps[tokens] - at_s for at_s, tokens in reports[life] if tokens in steps]
+    return sorted(steps.values()), max(apart)
 
 
 # ---------------------------------------------------------------- processes

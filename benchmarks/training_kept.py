@@ -11,8 +11,8 @@ run makes. `Mbit/s` are the bytes of contributions and versions alone.
 * paced: a step takes at least twice its processor time, as with an accelerator that trains while
   the cores have little to do.
 
-Through a link of 1 Gbit/s each way (`atoll.chaos.proxy`) and without one, clear and under TLS. Aims at
-1 Gbit/s: 95 % kept in the clear, 93 % under TLS, at 900 Mbit/s or more; without a limit it is
+Through a link of 1 Gbit/s each way (`atoll.chaos.proxy`) and without one, clear and under TLS. Aims
+at 1 Gbit/s: 95 % kept in the clear, 93 % under TLS, at 900 Mbit/s or more; without a limit it is
 reported only.
 
 The set-up is harder than a real one in one respect: the syncer with its merges and the link are on

@@ -9,8 +9,8 @@ at once), uploader and downloader. In turn (A B A B), without TLS and under it:
 * out, checked: with copy and digest.
 
 Then through a link of 1 Gbit/s (`atoll.chaos.proxy`), as shares of its nominal rate, and the round
-trip of a ping on the control connection, quiet and while parts flow in and out by turns, flat out: from
-another process, as another learner sees it, and from the process that carries the bytes.
+trip of a ping on the control connection, quiet and while parts flow in and out by turns, flat out:
+from another process, as another learner sees it, and from the process that carries the bytes.
 
 Client and syncer share the machine's cores, so on two cores the sum of both is what shows.
 Processor time is that of both processes, for parts only: what is handed over is merged as well.

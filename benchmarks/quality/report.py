@@ -26,6 +26,11 @@ RESULTS = ROOT / "benchmarks" / "results" / "quality"
 PAGE = ROOT / "docs" / "quality.md"
 PICTURES = ROOT / "docs" / "pictures"
 SEEDS = range(20)
+CHARTS = {
+    "headline": "Loss against trained tokens and against virtual time",
+    "learners": "Loss above data-parallel over the number of learners",
+}
+"""Tables with a chart, and the chart in words."""
 
 Results = Mapping[str, Mapping[int, TrainingResult]]
 
@@ -42,7 +47,7 @@ def main() -> int:
         text = _text(folder, name)
         page = mark.sub(lambda found, text=text: found[1] + text + found[2], page)
     PAGE.write_text(page, encoding="utf-8")
-    _charts(folder)
+    _charts(folder, PICTURES)
     return 0
 
 
@@ -76,6 +81,8 @@ def _text(folder: ResultFolder, name: str) -> str:
     lines = ["", head, "", *_lines(found, table)]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
+    if name in CHARTS:
+        lines += ["", f"![{CHARTS[name]}](pictures/quality-{name}.png)"]
     return "\n".join([*lines, "", ""])
 
 
@@ -109,26 +116,24 @@ def _loss(row: Row) -> str:
 # ---------------------------------------------------------------- charts
 
 
-def _charts(folder: ResultFolder) -> None:
-    PICTURES.mkdir(exist_ok=True)
-    headline = _table(folder, "headline")
-    if headline is None:
-        return
-    results = results_of(folder, headline)
-    if any(results.values()):
-        title = "0.36 million parameters, 16 windows of 128 bytes a step, all methods"
-        draw(results, PICTURES / "quality-headline.png", title)
-    _gap_over_learners(folder, PICTURES / "quality-learners.png")
+def _charts(folder: ResultFolder, pictures: Path) -> None:
+    """A chart for each table that names one and has results."""
+    pictures.mkdir(exist_ok=True)
+    headline, learners = _table(folder, "headline"), _table(folder, "learners")
+    found = results_of(folder, headline) if headline else {}
+    if any(found.values()):
+        title = "0.36 million parameters, 16 windows of 128 bytes a step in all"
+        draw(found, pictures / "quality-headline.png", title)
+    others = results_of(folder, learners) if learners else {}
+    if any(others.values()):
+        both = {
+            label: {**found.get(label, {}), **others.get(label, {})} for label in found | others
+        }
+        _gap_over_learners(both, pictures / "quality-learners.png")
 
 
-def _gap_over_learners(folder: ResultFolder, file: Path) -> None:
+def _gap_over_learners(found: Results, file: Path) -> None:
     """How far above data-parallel, over M: decoupled and synchronous DiLoCo."""
-    found: dict[str, dict[int, TrainingResult]] = {}
-    for name in ("headline", "learners"):
-        table = _table(folder, name)
-        if table is not None:
-            for label, by_seed in results_of(folder, table).items():
-                found.setdefault(label, {}).update(by_seed)
     reference = found.get("data-parallel", {})
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
@@ -146,7 +151,7 @@ def _gap_over_learners(folder: ResultFolder, file: Path) -> None:
     axes.set_ylabel("held-out loss above data-parallel, %")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")
     figure.suptitle("Loss at equal trained tokens, paired seeds", x=0.02, ha="left", fontsize=12)
     figure.tight_layout()
     figure.savefig(file, dpi=150)

@@ -11,10 +11,10 @@ SIZES = BodySizes(up=(10, 20), down=(30, 60), full=(100, 200), kept_increments=8
 
 
 def test_bulk_takes_delay_and_bytes_over_rate_in_each_direction() -> None:
-    wire = Wire(Link(0.1, up_bytes_s=1e6, down_bytes_s=4e6, bulk_s=0.5), lambda: 7.0)
+    wire = Wire(lambda: Link(0.1, up_bytes_s=1e6, down_bytes_s=4e6, bulk_s=0.5), lambda: 7.0)
     assert wire.send_up_s(2_000_000) == pytest.approx(2.6)
     assert wire.send_down_s(2_000_000) == pytest.approx(1.1)
-    free = Wire(Link(0.1), lambda: 7.0)
+    free = Wire(lambda: Link(0.1), lambda: 7.0)
     assert free.send_up_s(10**12) == pytest.approx(0.1), "0 means no limit"
 
 

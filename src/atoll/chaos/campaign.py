@@ -5,8 +5,8 @@
     timeline.jsonl            every fault as it is done, lifted, noticed and healed
     chaos.json                the report; timeline.png its picture
 
-`Campaign.run` yields how it stands, for a display. The storm begins when every learner has trained
-and ends with the plan; then whoever has not healed has time to, and the run is stopped in order.
+`Campaign.run` yields how it stands, for a display. The storm begins when every learner trains and
+ends with the plan; then whoever has not healed has time to, and the run is stopped in order.
 Must never leave a process, a frozen one above all, or a fault behind.
 """
 
@@ -42,6 +42,8 @@ TOGETHER_S = 600.0
 HEAL_S = 120.0
 """So long whoever was hit last has to heal after the storm."""
 READ_EVERY_S = 1.0
+WARM_ROUNDS = 2.0
+"""Rounds of all fragments before the storm once every learner is there: all are in them then."""
 SETTLE_ROUNDS = 1.5
 """Rounds of all fragments after the last healing, so that what was trained before is merged."""
 RESTARTS = 10_000
@@ -81,7 +83,7 @@ class Campaign:
     """Called at every look, for whoever measures more."""
     census: Census = field(default_factory=Census)
     begun_s: float = -1.0
-    """When every learner had trained: the storm's beginning."""
+    """When every learner had trained for two rounds: the storm's beginning."""
     ended_s: float = -1.0
     events: list[tuple[float, str, str]] = field(default_factory=list)
     """What a person would want to read: time, who, what."""
@@ -91,6 +93,7 @@ class Campaign:
     storm: Storm = field(init=False)
     _tail: TapeTail = field(init=False)
     _read_s: float = 0.0
+    _together_s: float = float("inf")
     _status: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -164,9 +167,17 @@ class Campaign:
             self.watch.give_up_waiting()
 
     @property
+    def _round_s(self) -> float:
+        """In which every fragment is merged once."""
+        return self.run_file.syncer.protocol.H * self.run_file.local.min_step_s
+
+    @property
+    def _warm_s(self) -> float:
+        return WARM_ROUNDS * self._round_s
+
+    @property
     def _settle_s(self) -> float:
-        round_s = self.run_file.syncer.protocol.H * self.run_file.local.min_step_s
-        return SETTLE_ROUNDS * round_s + 2.0
+        return SETTLE_ROUNDS * self._round_s + 2.0
 
     def _look_at_loss(self, progress: Progress) -> None:
         session = self.session
@@ -225,6 +236,8 @@ class Campaign:
         members = progress.status.get("learners", {}).values()
         training = [each for each in members if each["step"] > 0 and each["state"] == "live"]
         if len(training) == self.run_file.local.learners and self.watch.merges:
+            self._together_s = min(self._together_s, self.now_s)
+        if self.now_s >= self._together_s + self._warm_s:
             self.begun_s = self.now_s
             self._note(self.begun_s, "storm", f"begins: all {len(training)} learners train")
             self.storm.begin()

@@ -103,7 +103,8 @@ def _attendance(axis: Any, campaign: Campaign) -> None:
     axis.set_ylim(0, 1.15 * max((look.registered for look in looks), default=1))
     axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     axis.set_ylabel("learners")
-    axis.legend(loc="lower left", ncols=3, fontsize=8, frameon=False)
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.98), "borderaxespad": 0}
+    axis.legend(ncols=3, fontsize=8, frameon=False, **place)
 
 
 def _merged_per_round(campaign: Campaign) -> tuple[list[float], list[float]]:
@@ -130,7 +131,7 @@ def _faults(axis: Any, campaign: Campaign, names: list[str]) -> None:
         _fault(axis, each, rows[each.who], campaign.begun_s)
     axis.set_yticks(list(rows.values()), list(rows), fontsize=6 if len(names) > 12 else 8)
     axis.set_ylim(-0.8, len(names) - 0.2)
-    axis.set_xlabel("minutes since every learner trained")
+    axis.set_xlabel("minutes of the storm")
     there = {KINDS[each.fault.kind].group for each in campaign.watch.struck}
     handles = [
         Line2D([], [], color=COLOURS[group], marker="|", ms=9, mew=2, lw=4, label=WORDS[group])

@@ -4,7 +4,7 @@
     minutes = 10                        how long faults may happen
     seed = 0                            draws the times, kinds and targets of a storm
 
-    [[fault]]                           faults at set times, since everybody trained
+    [[fault]]                           faults at set times, since everybody trains
     at_s = 20
     kind = "kill"
     who = "island-1"                    not for kinds whose target is the syncer

@@ -36,7 +36,7 @@ COMMANDS: Final[dict[str, str]] = {
     "train": "Train on this machine: start a syncer and learners, and start again what dies.",
     "syncer": "Run the syncer of a run. The first time, begin the run and write its invite.",
     "learner": "Train as one island of a run, until the run is over.",
-    "chaos": "Train on this machine while processes are killed, links cut, disks filled: does it heal?",
+    "chaos": "Train while processes are killed, links cut and disks filled: does it heal?",
     "watch": "Show how a run stands: phase, progress, learners, merges, and what it waits for.",
     "compare": "Train with several methods side by side: loss, time, bytes, goodput.",
     "export": "Write the published parameters as safetensors, in a folder that transformers loads.",

@@ -38,7 +38,7 @@ def chaos(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines, the report last.")] = False,
 ) -> None:
-    """Train on this machine while processes are killed, links cut, disks filled: does it heal?
+    """Train while processes are killed, links cut and disks filled: does it heal?
 
     Real processes, signals and sockets; needs no root. Writes timeline.jsonl, chaos.json and, with
     the `plots` extra, timeline.png into the run folder. Exit code 0 only when every fault healed,
@@ -76,7 +76,7 @@ def both(
 
 
 def run_campaign(
-    campaign: Campaign, seed: int, as_json: bool, baseline: ChaosReport | None = None
+    campaign: Campaign, seed: int, as_json: bool = False, baseline: ChaosReport | None = None
 ) -> ChaosReport:
     """Run it, showing how it stands, and report; the picture too where it can be drawn."""
     folder = campaign.root

@@ -354,9 +354,7 @@ class CoordinatorCore:
         state = self.state
         del state.deadlines[PROGRESS]
         if state.phase != cs.INITIAL:
-            for member in state.roster.members.values():
-                if member.state != AWAY:
-                    self._phases.send_progress(state.lives[member.incarnation])
+            self._phases.announce_progress()
         self._attendance.roll_call(self._desk.shards)
         self._attendance.farewells_again()
         self._phases.send_finish(self._desk.shards)

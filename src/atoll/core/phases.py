@@ -123,6 +123,7 @@ class Phases:
         state.deadlines.pop(INITIALISE, NEVER)
         if state.phase == TRAINING:
             desk.send(everybody, msg.Begin(state.epoch), reason)
+            self.announce_progress()
         elif state.phase == FINISHING:
             desk.send(everybody, msg.Finishing(state.epoch), reason)
             self.send_finish(desk.shards)
@@ -189,6 +190,12 @@ class Phases:
             desk.send(to, msg.Finishing(state.epoch), Reason(FINISHING, state.why))
         else:
             desk.send(to, msg.Ended(state.epoch, state.why), Reason(ENDED, state.why))
+
+    def announce_progress(self) -> None:
+        """Tell everybody who can hear it: schedules and warm-ups stand still until they know."""
+        for member in self._desk.state.roster.members.values():
+            if member.state != AWAY:
+                self.send_progress(self._desk.state.lives[member.incarnation])
 
     def send_progress(self, life: Life) -> None:
         """The trained tokens of the run, and the learner's own part of them."""

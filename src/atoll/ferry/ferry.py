@@ -326,7 +326,9 @@ class Ferry:
     def _inherit(self, order: fx.Inherit) -> None:
         """What came from one donor is handed over whole, or nothing of it."""
         taken, self._inherited = self._inherited, {}
-        bodies = {i: each.body for i, each in taken.items() if each.order.transfer == order.transfer}
+        bodies = {
+            i: each.body for i, each in taken.items() if each.order.transfer == order.transfer
+        }
         self.mailbox.inherited = Inherited(order.donor, bodies, order.reason)
         self.mailbox.news.set()
 

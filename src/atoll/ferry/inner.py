@@ -170,6 +170,9 @@ class InnerState:
     @torch.no_grad()
     def install(self, bodies: Mapping[int, memoryview]) -> int:
         """Put a peer's state in, all fragments of it; how many tensors it is. InnerStateError."""
+        missing = [f for f in range(self.layout.num_fragments) if f not in bodies]
+        if missing:
+            raise InnerStateError(f"fragments {missing[:10]} are missing")
         fresh: dict[str, dict[str, Any]] = {}
         rows: dict[tuple[str, str], int] = {}
         for fragment, body in sorted(bodies.items()):

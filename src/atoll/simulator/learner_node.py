@@ -49,7 +49,9 @@ class LearnerNode:
         self.hand = LeaseHand()
         self.repeats = 0
         self.sizes = world.conditions.sizes
-        self.wire = Wire(island.link, lambda: world.clock.now_s, world.conditions.window_s)
+        self.wire = Wire(
+            lambda: self.island.link, lambda: world.clock.now_s, world.conditions.window_s
+        )
         self.inner = InnerWay(world, self, self._later, self._bulk_broken)
 
     # ------------------------------------------------------------ the process

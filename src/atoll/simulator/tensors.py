@@ -235,6 +235,7 @@ class TensorPayload:
     def forget(self, learner: str, fragment: int, number: int) -> None:
         """A cut's fate is known."""
         self.learners[learner].cuts.pop((fragment, number), None)
+        self.learners[learner].idle_at.pop((fragment, number), None)
 
     def lend(self, learner: str, fragment: int) -> bytes:
         """A copy of the moments of a fragment, and of the steps they are from."""

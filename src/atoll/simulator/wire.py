@@ -75,22 +75,25 @@ class Lane:
 
 
 class Wire:
-    """Both lanes of one island's link."""
+    """Both lanes of one island's link, which may change while the run goes on."""
 
-    def __init__(self, link: Link, now_s: Callable[[], float], window_s: float = 0.0):
+    def __init__(self, link: Callable[[], Link], now_s: Callable[[], float], window_s: float = 0.0):
         self.link = link
         self.now_s = now_s
-        self.up = Lane(link.up_bytes_s, window_s)
-        self.down = Lane(link.down_bytes_s, window_s)
+        self.up = Lane(link().up_bytes_s, window_s)
+        self.down = Lane(link().down_bytes_s, window_s)
 
     def send_up_s(self, num_bytes: int) -> float:
         """How long from now until a body has arrived at the syncer."""
+        self.up.bytes_s = self.link().up_bytes_s
         return self._takes_s(self.up, num_bytes)
 
     def send_down_s(self, num_bytes: int) -> float:
         """How long from now until a body has arrived at the island."""
+        self.down.bytes_s = self.link().down_bytes_s
         return self._takes_s(self.down, num_bytes)
 
     def _takes_s(self, lane: Lane, num_bytes: int) -> float:
         now_s = self.now_s()
-        return lane.send(now_s, num_bytes) - now_s + self.link.delay_s + self.link.bulk_s
+        link = self.link()
+        return lane.send(now_s, num_bytes) - now_s + link.delay_s + link.bulk_s

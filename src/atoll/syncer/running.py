@@ -31,8 +31,6 @@ from atoll.wire.protocol import ROOT
 log = logging.getLogger("atoll.syncer")
 
 GOODBYE_S = 2.0
-READ_BYTES = 1 << 20
-"""Of a request may lie unread before its connection is paused: a pause costs two system calls."""
 SWEEP_S = 1.0
 
 
@@ -79,11 +77,7 @@ class Running:
             app.add_routes(routes)
             app.router.add_route("*", "/{anything:.*}", _nothing_here)
             runner = web.AppRunner(
-                app,
-                access_log=None,
-                handle_signals=False,
-                shutdown_timeout=GOODBYE_S,
-                read_bufsize=READ_BYTES,
+                app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
             )
             await runner.setup()
             return runner

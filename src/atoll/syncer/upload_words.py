@@ -41,7 +41,7 @@ async def fill(request: web.Request, scratch: memoryview) -> None:
     try:
         while filled < size:
             async with asyncio.timeout(STALL_S):
-                chunk, _ = await request.content.readchunk()
+                chunk = await request.content.readany()
             if not chunk:
                 raise RefusedError(400, "broken_off", f"{filled} of {size} bytes came")
             scratch[filled : filled + len(chunk)] = chunk

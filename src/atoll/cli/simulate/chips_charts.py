@@ -62,7 +62,7 @@ def draw_goodput(result: Goodput, path: Path) -> None:
         run = result.run
         parts = "" if run.system in SINGLE else f" of {run.learners} learners"
         text = f"{SYSTEMS[run.system]}{parts} on {run.chips:,} chips, "
-        text += f"{1 / run.mtbi_years:g} failures per chip and year"
+        text += f"failures per chip and year: {1 / run.mtbi_years:g}"
         figure.suptitle(text, fontsize=12.5)
 
 

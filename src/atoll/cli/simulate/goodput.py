@@ -72,7 +72,7 @@ def show(console: Console, result: Goodput) -> None:
     merges = "" if run.system in SINGLE else f", {result.merges:,} merges"
     console.print(
         f"{result.failures:,} failures{merges} in {result.span_s / 86400:.2f} simulated days; "
-        f"{1 / run.mtbi_years:g} failures per chip and year; seed {run.seed}"
+        f"failures per chip and year: {1 / run.mtbi_years:g}; seed {run.seed}"
     )
 
 

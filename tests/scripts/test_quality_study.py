@@ -1,0 +1,114 @@
+"""The quality study: what its tables are made of, take from the sweeps, and say."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from atoll.compare.store import ResultFolder
+from atoll.compare.trial import Trial
+from atoll.simulator.training import Look, TrainingResult
+
+QUALITY = Path(__file__).resolve().parents[2] / "benchmarks" / "quality"
+
+
+def script(name: str) -> ModuleType:
+    if str(QUALITY) not in sys.path:
+        sys.path.insert(0, str(QUALITY))
+    return importlib.import_module(name)
+
+
+def result(loss: float) -> TrainingResult:
+    return TrainingResult((Look(10, 9, 1.0, loss),), 10, 9, 1.0, 0.9, 1.0, 5, 6, 3)
+
+
+def keep(folder: ResultFolder, trials: dict[Trial, float]) -> None:
+    for trial, loss in trials.items():
+        folder.save(trial, result(loss), 1.0, "here")
+
+
+def swept(folder: ResultFolder, name: str, best: str) -> None:
+    """A sweep in which the row `best` is the best; rows that another sweep had stay."""
+    table = script("tables").TABLES[name](folder)
+    for label, trial in table.rows.items():
+        seeded = trial.with_seed(table.seeds[0])
+        if folder.find(seeded) is None:
+            folder.save(seeded, result(1.0 if label == best else 2.0), 1.0, "here")
+
+
+def test_a_table_without_its_sweep_refuses_and_names_it(tmp_path: Path) -> None:
+    tables = script("tables")
+    with pytest.raises(tables.NotSwept, match="sweep-rate"):
+        tables.headline(ResultFolder(tmp_path))
+
+
+def test_tables_take_the_best_rows_of_the_sweeps(tmp_path: Path) -> None:
+    tables, folder = script("tables"), ResultFolder(tmp_path)
+    swept(folder, "sweep-rate", "lr 0.004")
+    assert tables.best_rate(folder) == 0.004
+    swept(folder, "sweep-inner-4", "lr 0.008")
+    table = tables.sweep_outer(folder, 4)
+    keep(folder, {table.rows["mean, nesterov 0.7, 0.9"].with_seed(100): 0.5})
+    swept(folder, "sweep-outer-4", "")
+    found = tables.best_decoupled(folder, 4).training
+    assert found.train.optimizer.learning_rate == 0.008
+    assert found.merge.averaging.rule == "mean"
+    assert found.merge.outer.momentum == 0.9
+    assert tables.codecs(folder).rows["int4 up and down"].training.uplink == "int4"
+
+
+def test_sweeps_use_seeds_that_no_table_uses(tmp_path: Path) -> None:
+    tables, folder = script("tables"), ResultFolder(tmp_path)
+    assert {trial.seed for trial in tables.sweep_rate(folder).trials(2)} == {100, 101}
+    swept(folder, "sweep-rate", "lr 0.002")
+    for kind in tables.SWEPT:
+        name = f"sweep-{kind}-4"
+        swept(folder, name, next(iter(tables.TABLES[name](folder).rows)))
+    assert {trial.seed for trial in tables.early(folder).trials(5)} == {0, 1, 2, 3, 4}
+
+
+def test_the_queue_names_tables_that_exist() -> None:
+    tables = script("tables")
+    assert {name for name, _ in tables.QUEUE} <= set(tables.TABLES)
+
+
+def test_the_cost_is_said_and_done_trials_do_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, folder = script("study"), ResultFolder(tmp_path)
+    table = script("tables").sweep_rate(folder)
+    study.do(table, 2, folder, dry=True)
+    first = capsys.readouterr().out
+    assert "6 trials to do, 12.3 million tokens" in first
+    keep(folder, {table.trials(1)[0]: 1.0})
+    study.do(table, 2, folder, dry=True)
+    assert "5 trials to do" in capsys.readouterr().out
+
+
+def test_the_report_pairs_seeds_and_says_what_is_not_resolved(tmp_path: Path) -> None:
+    report, tables = script("report"), script("tables")
+    folder = ResultFolder(tmp_path)
+    table = tables.sweep_rate(folder)
+    low, middle, _ = table.rows.values()
+    keep(folder, {low.with_seed(seed): 1.0 for seed in table.seeds})
+    keep(folder, {middle.with_seed(100): 1.02, middle.with_seed(101): 0.99})
+    text = report._text(folder, "sweep-rate")
+    assert "| lr 0.002 | 1.0050 | +0.50 % ± 19.06, not resolved | 2 |" in text
+    assert "Not measured yet: lr 0.004." in text
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    page = (QUALITY.parents[1] / "docs" / "quality.md").read_text(encoding="utf-8")
+    for name in script("tables").TABLES:
+        assert page.count(f"<!-- table {name} -->") == 1, name
+
+
+def test_stored_results_are_found_by_the_settings_of_today() -> None:
+    """Else a setting was added or renamed: name it in `compare.trial.ADDED`."""
+    folder = ResultFolder(script("report").RESULTS)
+    trial = script("tables").sweep_rate(folder).rows["lr 0.002"].with_seed(100)
+    assert folder.find(trial) is not None
