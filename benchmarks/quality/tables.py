@@ -102,7 +102,7 @@ RDA_OUTERS: Mapping[int, Sequence[str]] = {
     8: ("sgd 1.0", "nesterov 0.4, 0.5", "nesterov 0.2, 0.9"),
 }
 MEAN_OUTERS = ("nesterov 1.0, 0.5", "nesterov 0.7, 0.9")
-FACTORS = (1.0, 2.0, 4.0)
+FACTORS = (0.5, 1.0, 2.0)
 
 
 def sweep_inner(folder: ResultFolder, num_learners: int) -> Table:

@@ -130,15 +130,16 @@ def test_a_link_cut_towards_the_syncer_still_passes_what_comes_from_it(
     dial: Dial, links: Links, echo: Echo
 ) -> None:
     connection = dial(0)
+    assert ask(connection, b"open, ") == b"open, "  # a cut way lets no new connection through
     links.shape([0], down=CUT)
     connection.sendall(b"asked")
     assert is_silent(connection)
-    assert bytes(echo.heard) == b"asked"
+    assert bytes(echo.heard) == b"open, asked"
     links.shape([0], up=CUT)
     assert take(connection, 5) == b"asked"
     connection.sendall(b"lost for now")
     assert is_silent(connection)
-    assert bytes(echo.heard) == b"asked"
+    assert bytes(echo.heard) == b"open, asked"
 
 
 def test_nobody_comes_through_a_cut_link_until_it_is_mended(dial: Dial, links: Links) -> None:

@@ -114,7 +114,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_small_storm_heals_and_its_report_says_so(plan: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = chaos(str(plan), "--dir", str(folder), "--json")
@@ -134,7 +134,7 @@ def test_a_small_storm_heals_and_its_report_says_so(plan: Path, tmp_path: Path) 
     assert processes_of(folder) == []
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
 def test_ctrl_c_in_a_storm_leaves_nothing_behind(plan: Path, tmp_path: Path) -> None:
     plan.write_text(PLAN.replace('kind = "kill"\nwho', 'kind = "freeze"\nfor_s = 10\nwho'))

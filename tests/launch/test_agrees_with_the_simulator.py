@@ -122,7 +122,7 @@ def simulated(run_file: RunFile, layout: Layout) -> Story:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_real_run_and_the_simulator_tell_the_same_story(tmp_path: Path) -> None:
     run_file = parse(SAME)
     layout = Layout.from_module(build_model(run_file.train.model, run_file.train.seed), 8)

@@ -56,7 +56,7 @@ def test_syncer_dies_and_its_standby_continues_in_seconds(shore: Shore) -> None:
     shore.verified()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_old_syncer_wakes_up_and_is_fenced(shore: Shore) -> None:
     under_way(shore, "ann")
     shore.signal("syncer", signal.SIGSTOP)
@@ -72,7 +72,7 @@ def test_old_syncer_wakes_up_and_is_fenced(shore: Shore) -> None:
     shore.verified()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_standby_takes_over_at_once_from_one_that_stops_and_waits_again_when_that_is_back(
     shore: Shore,
 ) -> None:

@@ -149,6 +149,7 @@ def test_ctrl_c_leaves_nothing_behind_and_the_same_command_goes_on(tmp_path: Pat
 
 
 @needs_proc
+@pytest.mark.heavy
 def test_a_killed_parent_takes_its_children_with_it(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = atoll("train", str(run_file(tmp_path, 10_000_000)), "--dir", str(run_dir))

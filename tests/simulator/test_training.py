@@ -22,9 +22,10 @@ def payload_of(run: TrainingSettings) -> TensorPayload:
     return TensorPayload(numbers, sources())
 
 
-def test_one_learner_that_keeps_its_work_is_ordinary_training() -> None:
-    """With P = 4 no call comes late, so no cut holds more than H steps and is scaled down."""
-    run = settings(1, P=4)
+@pytest.mark.parametrize("protocol", [{"P": 4}, {"P": 8}, {"P": 8, "look_ahead": 0}])
+def test_one_learner_that_keeps_its_work_is_ordinary_training(protocol: dict[str, int]) -> None:
+    """Also where calls come late, so that cuts hold more than H steps and are scaled down."""
+    run = settings(1, **protocol)
     assert result_of(run).loss == pytest.approx(alone(run), rel=1e-4)
 
 

@@ -28,6 +28,7 @@ from atoll.core.learner_state import (
     Transfer,
 )
 from atoll.core.reasons import Reason
+from atoll.core.weights import scale_of
 
 CUTS_AT_A_BOUNDARY = 2
 UPLOADS_QUEUED = 2
@@ -172,7 +173,9 @@ class Boundaries(LearnerDesk):
         holding.install = order
         reason = Reason(order.code, f"version {order.version} of fragment {holding.number}")
         self._out.append(
-            fx.InstallOrder(holding.number, order.version, order.rule, order.accepted, reason)
+            fx.InstallOrder(
+                holding.number, order.version, order.rule, order.accepted, order.scale, reason
+            )
         )
 
     def _receive_merged(self, holding: Holding, order: InstallOrdered, merged: Cut) -> None:
@@ -181,6 +184,7 @@ class Boundaries(LearnerDesk):
             order.rule, order.code = "set", "overwritten"
         elif holding.ledger.holds(merged):
             order.accepted = merged.id.number
+            order.scale = scale_of(merged, holding.mark_version - 1, self.settings)
             if self.settings.receipt == "alpha":
                 order.rule = "alpha"
 

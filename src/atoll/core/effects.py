@@ -128,13 +128,15 @@ class InstallOrder:
 
     `rule`: "set" (theta <- published), "keep" (theta <- published + theta - base - accepted) or
     "alpha" (theta <- alpha theta + (1 - alpha) published).
-    `accepted` is the cut whose displacement the version contains, -1 for none.
+    `accepted` is the cut whose displacement the version contains, -1 for none, and `scale` the
+    factor that the merge applied to it: what was scaled away stays with the learner.
     """
 
     fragment: int
     version: int
     rule: str
     accepted: int
+    scale: float
     reason: Reason
 
 

@@ -35,12 +35,14 @@ class InstallOrdered:
     """An install that the training thread is to carry out at its next boundary.
 
     `merged` is the cut whose fate the version settles (0: none), `accepted` the one whose
-    displacement is taken out of the learner's own work (-1: none), `code` why the rule applies.
+    displacement, by the `scale` it was merged with, is taken out of the learner's own work (-1:
+    none), `code` why the rule applies.
     """
 
     version: int
     rule: str = "keep"
     accepted: int = -1
+    scale: float = 1.0
     merged: int = 0
     code: str = "carried"
 

@@ -2,7 +2,8 @@
 
 weight = tokens * (tokens / steps): quantity times quality. A displacement over more than H steps
 is scaled by H / steps and weighs at most H steps' tokens, because merging averages while carried
-work adds up, and the outer gain would over-drive it.
+work adds up, and the outer gain would over-drive it. What is scaled away is not lost: under
+`receipt = "keep"` the learner holds on to it and offers it again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,17 @@ from atoll.core.settings import ProtocolSettings
 def part_of(cut: Cut, version: int, settings: ProtocolSettings) -> Part:
     """The contribution that a cut makes to the merge that follows `version`."""
     assert cut.steps > 0 and cut.tokens > 0
-    shrink = min(1.0, settings.H / cut.steps)
-    tokens = cut.tokens * shrink
+    tokens = cut.tokens * _shrink(cut, settings)
     pace = cut.tokens / cut.steps
     weight = {"quality": tokens * pace, "tokens": tokens, "uniform": 1.0}[settings.weighting]
-    staleness = version - cut.base
-    scale = shrink / (1 + staleness) if settings.scale_stale else shrink
-    return Part(cut, weight, scale)
+    return Part(cut, weight, scale_of(cut, version, settings))
+
+
+def scale_of(cut: Cut, version: int, settings: ProtocolSettings) -> float:
+    """By how much a displacement is scaled in the merge that follows `version`."""
+    shrink = _shrink(cut, settings)
+    return shrink / (1 + version - cut.base) if settings.scale_stale else shrink
+
+
+def _shrink(cut: Cut, settings: ProtocolSettings) -> float:
+    return min(1.0, settings.H / cut.steps)

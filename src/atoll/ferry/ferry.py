@@ -278,7 +278,8 @@ class Ferry:
             base = self.island.rounded(fragment, self._held[fragment].values)
             if order.accepted >= 0:
                 kept = self._cuts[order.accepted]
-                accepted = kept.accepted(self.passage.terms.uplink, self.transfers.numel(fragment))
+                numel = self.transfers.numel(fragment)
+                accepted = kept.accepted(self.passage.terms.uplink, numel, order.scale)
         alpha = self.passage.terms.protocol.alpha
         received = Received(order.rule, published.values, base, accepted, alpha)
         there, ready = self.island.bring(received)

@@ -49,10 +49,11 @@ class KeptCut:
     tried: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def accepted(self, codec: Codec, numel: int) -> Tensor:
-        """The displacement as everybody else decodes it."""
+    def accepted(self, codec: Codec, numel: int, scale: float) -> Tensor:
+        """The displacement as everybody else decodes it, and as far as it was merged."""
         assert self.payload is not None, "a merged cut was encoded"
-        return decode(codec, self.payload, numel)
+        decoded = decode(codec, self.payload, numel)
+        return decoded if scale == 1.0 else decoded.mul_(scale)
 
 
 @dataclass(frozen=True, slots=True)

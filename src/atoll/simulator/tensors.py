@@ -225,7 +225,7 @@ class TensorPayload:
         if order.rule != "set":
             own = now - me.bases[fragment]
             if order.rule == "keep" and order.accepted >= 0:
-                own -= me.cuts[fragment, order.accepted]
+                own -= me.cuts[fragment, order.accepted] * order.scale
             if order.rule == "alpha":
                 own = (now - published) * self.settings.alpha
             scatter_(self.layout, fragment, published + own, me.tensors)
