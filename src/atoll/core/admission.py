@@ -65,7 +65,7 @@ def _fresh(cut: Cut, fragment: Fragment, s: ProtocolSettings) -> Reason | None:
         return Reason(
             "stale", f"its base is {staleness} versions old, {s.max_staleness} are allowed"
         )
-    if staleness > 0 and cut.steps > s.age_limit_steps:
+    if staleness > 1 and cut.steps > s.age_limit_steps:
         return Reason(
             "too_old", f"it holds {cut.steps} steps of work, {s.age_limit_steps} are allowed"
         )
