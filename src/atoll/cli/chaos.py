@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from atoll.chaos.campaign import Campaign
 from atoll.chaos.picture import draw, has_plots
@@ -17,7 +16,7 @@ from atoll.chaos.plan import Plan, StormSettings, is_plan, read_plan
 from atoll.chaos.report import ChaosReport, report_of
 from atoll.chaos.storm import faults_of
 from atoll.cli.chaos_display import ChaosDisplay, show_chaos
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.core.settings import SettingsError
 from atoll.runfile.settings import RunFile, read_run_file
 
@@ -56,7 +55,7 @@ def chaos(
     if as_json:
         print_json(report.plain())
     else:
-        show_chaos(Console(), report)
+        show_chaos(page(), report)
     if not report.is_good:
         raise typer.Exit(1)
 

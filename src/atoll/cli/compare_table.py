@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from atoll.cli.output import page
 from atoll.compare.table import HEADINGS, Row, footnote, summary, words
 
 
@@ -21,7 +21,7 @@ def show_rows(found: Sequence[Row]) -> None:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in found:
         table.add_row(*words(row))
-    console = Console()
+    console = page()
     console.print(table)
     if footnote(found):
         console.print(footnote(found))

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 
 OLDEST_TORCH = (2, 7)
 LITTLE_MEMORY_BYTES = 2_000_000_000
@@ -69,7 +69,7 @@ def doctor(
         rows = [asdict(each) for each in findings]
         print_json({"command": "doctor", "ok": is_ready, "findings": rows})
     else:
-        show(findings, Console())
+        show(findings, page())
     if not is_ready:
         raise typer.Exit(1)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.core.settings import SettingsError
 from atoll.launch.export import write_model
 from atoll.launch.folder import RunFolder, invite_at
@@ -92,4 +91,4 @@ def _show(run: Path, kept: list[Kept], as_json: bool) -> None:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.written_s))
         size = f"{each.num_bytes / 1e6:.1f} MB"
         table.add_row(str(each.number), f"{each.tokens:,}", size, when, each.why)
-    Console().print(table)
+    page().print(table)

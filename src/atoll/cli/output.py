@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from rich.console import Console
+
+PAGE_COLUMNS: Final = 110
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -19,3 +23,9 @@ def print_mistake(message: str, fix: str) -> None:
     print(f"atoll: {one_line}", file=sys.stderr)
     if fix:
         print(f"  fix: {fix}", file=sys.stderr)
+
+
+def page() -> Console:
+    """Standard output for people; in a file or a pipe tables have room, whatever the default is."""
+    there = Console()
+    return there if there.is_terminal else Console(width=max(PAGE_COLUMNS, there.width))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.cli.quantities import count_of
 from atoll.core.settings import SettingsError
 from atoll.runfile.planned import decoder_near, num_params, planned_text
@@ -89,7 +89,7 @@ def plan(
     if as_json:
         print_json({**to_plain(found), "run_file": written})
     else:
-        show(Console(), found, written)
+        show(page(), found, written)
     if found.trouble:
         raise typer.Exit(1)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from atoll.cli.display import RunDisplay, show_report
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.launch.folder import RunFolder
 from atoll.launch.leases import with_leases
 from atoll.launch.report import Report
@@ -64,6 +63,6 @@ def finish(report: Report, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report))
     else:
-        show_report(Console(), report)
+        show_report(page(), report)
     if not (report.verified and report.ledger_balanced and report.healed == report.faults):
         raise typer.Exit(1)

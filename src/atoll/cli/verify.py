@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.tape import verify as verifier
 
 
@@ -37,7 +36,7 @@ def tapes_of(run_dir: Path) -> Path:
 
 
 def _show(report: verifier.VerifyReport) -> None:
-    console = Console()
+    console = page()
     table = Table(title=f"tapes of {', '.join(report.parties)}", title_justify="left")
     for heading in ("", "check", "what must hold", "found"):
         table.add_column(heading)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.cli.quantities import count_of
 from atoll.merge.codecs import Codec
 from atoll.simulator.bandwidth import (
@@ -80,7 +80,7 @@ def bandwidth(
     if as_json:
         print_json(document)
     else:
-        show(Console(), document)
+        show(page(), document)
 
 
 def describe(job: Job, count_bytes: bool) -> dict[str, Any]:
@@ -226,7 +226,9 @@ def show(console: Console, document: dict[str, Any]) -> None:
 
 
 def _table(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title)
+    table = Table(
+        title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False
+    )
     for name in names:
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     return table

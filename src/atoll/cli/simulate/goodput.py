@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.cli.quantities import count_of
 from atoll.cli.simulate.progress import progress_to_stderr
 from atoll.simulator.chips.goodput import Goodput, Share, measure
@@ -43,7 +43,7 @@ def goodput(
     if as_json:
         print_json(describe(result))
     else:
-        show(Console(), result)
+        show(page(), result)
 
 
 def describe(result: Goodput) -> dict[str, Any]:

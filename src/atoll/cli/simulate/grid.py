@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.cli.simulate.progress import progress_to_stderr
 from atoll.simulator.chips.grid import CHIPS, PUBLISHED, ROWS, Cell, cells, name_of
 from atoll.simulator.chips.grid import worst_difference as worst_of
@@ -37,7 +37,7 @@ def grid(
     if as_json:
         print_json(describe(found))
     else:
-        show(Console(), found)
+        show(page(), found)
 
 
 def describe(found: list[Cell]) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.simulator.chips.mixed import RULES, Mix
 from atoll.simulator.chips.mixed import mixed as simulate
 
@@ -42,5 +41,5 @@ def mixed(
         known = f"{100 * mix.published[each.rule]:.0f}" if mix.published else ""
         shares = [f"{100 * s:.1f}" for s in (each.goodput, each.goodput_all, each.participation)]
         table.add_row(RULES[each.rule], shares[0], known, *shares[1:])
-    Console().print(table)
-    Console().print("goodput: share of the faster half's chip time whose work was merged")
+    page().print(table)
+    page().print("goodput: share of the faster half's chip time whose work was merged")

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from atoll.cli.output import print_json
+from atoll.cli.output import page, print_json
 from atoll.cli.simulate.progress import progress_to_stderr
 from atoll.simulator.chips.scavenge import PUBLISHED, PUBLISHED_ELASTIC, Scavenged
 from atoll.simulator.chips.scavenge import scavenge as simulate
@@ -38,7 +38,7 @@ def scavenge(
     if as_json:
         print_json(describe(found, seed))
     else:
-        show(Console(), found)
+        show(page(), found)
 
 
 def describe(found: list[Scavenged], seed: int) -> dict[str, Any]:
