@@ -417,6 +417,23 @@ def test_a_learner_that_leaves_stays_valid_at_the_shards() -> None:
     assert office.core.status()["registered"] == 0
 
 
+def test_data_of_a_leaver_returns_when_no_shard_keeps_anything_of_it() -> None:
+    office = Office(replace(RUN, dataset_items=100, lease_items=50))
+    a = office.join("a")
+    office.begin()
+    office(msg.WantData("a", a, 1))
+    office.report("a", a, 5, 500)
+    office(msg.Leave("a", a, "done"))
+    for fragment in range(PROTOCOL.P):
+        assert len(office.core.state.leases.held) == 1, "its last cut may still be merged"
+        office(msg.Settled(fragment, 1, 400, (("a", a, 400),)))
+    for fragment in range(PROTOCOL.P):
+        assert len(office.core.state.leases.held) == 1, "one fragment still keeps it"
+        office(msg.Settled(fragment, 2, 400, ()))
+    assert not office.core.state.leases.held, "part of its work was dropped: it is data again"
+    assert a not in office.core.state.lives
+
+
 def test_shards_are_told_again_until_they_show_that_they_know() -> None:
     office = Office()
     a = office.join("a")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.core.effects import Send
-from atoll.tape.format import ENTRY, HEADER, STATE, encode, frame, segment_files
+from atoll.tape.format import END, ENTRY, HEADER, STATE, encode, frame, segment_files
 from atoll.tape.read import Entry, Segment, read_segment
 from atoll.wire.records import pack, packable
 
@@ -32,6 +32,17 @@ def edit(root: Path, party: str, change: Change) -> int:
                 data += frame(kind, payload)
         path.write_bytes(data)
     return changed
+
+
+def cut_off(root: Path, party: str) -> None:
+    """As if the process had been killed after the last entry: nothing says that it is over."""
+    for _, path in segment_files(root / party):
+        segment = read_segment(path)
+        if not segment.num_entries:
+            path.unlink()
+            continue
+        frames = [frame(kind, payload) for kind, payload in segment.frames if kind != END]
+        path.write_bytes(head(segment) + b"".join(frames))
 
 
 def edit_state(root: Path, party: str, change: Callable[[Any], None], segment: int = -1) -> None:

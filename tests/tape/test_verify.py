@@ -19,7 +19,7 @@ from atoll.tape.checks import CHECKS
 from atoll.tape.read import Entry
 from atoll.tape.record import TapeSettings
 from atoll.tape.verify import WHOLE, VerifyReport, verify
-from tape.edit import Change, edit, edit_state, on_effect, on_event, on_message, once
+from tape.edit import Change, cut_off, edit, edit_state, on_effect, on_event, on_message, once
 from tape.recorded import Recording, make_world, stormy_run
 
 SMALL = TapeSettings(segment_entries=400)
@@ -65,6 +65,33 @@ def test_a_stormy_run_passes(storm: Path) -> None:
     report = verify(storm)
     assert report.ok, wrong(report)
     assert not report.torn and not report.missing
+
+
+def test_a_cut_of_which_a_killed_learner_could_not_speak_is_unknown(
+    calm: Path, tmp_path: Path
+) -> None:
+    """While no shard can be reached a cut is taken in silence; its upload may be off the tape."""
+    silent = on_effect(fx.Upload, lambda _: fx.Note(Reason("x")))
+    mute = on_message(msg.Announce, lambda _: msg.Leave("l0", 0, ""))
+    passed = []
+
+    def change(entry: Entry) -> Entry | None:
+        if passed:
+            return None
+        if isinstance(entry.event, ev.Boundary) and entry.event.step > 40 and entry.event.cuts:
+            passed.append(entry)
+            uploads = silent(entry)
+            return mute(uploads) if uploads is not None else None
+        return entry
+
+    root = copy(calm, tmp_path)
+    edit(root, "l0", change)
+    ended = verify(root)
+    cut_off(root, "l0")
+    killed = verify(root)
+    assert any(TAKEN in each for each in wrong(ended)), "who had time to speak has to"
+    assert killed.ok, wrong(killed)
+    assert any("l0" in note for note in killed.notes)
 
 
 def test_every_check_says_in_a_sentence_what_must_hold() -> None:

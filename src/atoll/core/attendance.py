@@ -241,6 +241,23 @@ class Attendance:
         if life.ending == LEFT and life.floor >= life.tokens:
             self._desk.release(life)
 
+    def let_go(self, fragment: int, kept: list[int]) -> None:
+        """The shard of a fragment keeps these lives alone.
+
+        Of one that left and is not among them nothing more will be merged: its data need not wait
+        for the end of its lease.
+        """
+        state = self._desk.state
+        left = [life for life in state.lives.values() if life.ending == LEFT]
+        for life in left:
+            told = (
+                life.incarnation in state.farewells and not state.farewells[life.incarnation].record
+            )
+            if told and life.incarnation not in kept and fragment not in life.let_go:
+                life.let_go.append(fragment)
+                if len(life.let_go) == len(life.through):
+                    self._desk.release(life)
+
     def tell_stale(self, event: msg.Beat) -> None:
         """Who goes on under a life that is over has missed it: say so again."""
         state, name = self._desk.state, event.learner

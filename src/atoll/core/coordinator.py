@@ -206,6 +206,7 @@ class CoordinatorCore:
                 if shard in life.strangers:
                     life.strangers.remove(shard)
                 self._settle(life, fragment, position)
+        self._attendance.let_go(fragment, [incarnation for _, incarnation, _ in event.through])
         # What was merged was trained, by somebody whose last reports a crash may have forgotten.
         state.trained = max(state.trained, state.merged[fragment])
         self._phases.is_ready(fragment)

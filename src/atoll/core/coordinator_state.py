@@ -83,7 +83,8 @@ class Life:
 
     `through[p]` is the position in its own token count up to which fragment p has its work,
     `floor` the smallest of them. `strangers` are the shards that may not know this life yet.
-    `since_s` is when it was last found away, or left; `ending` how it ended ("": it has not).
+    `since_s` is when it was last found away, or left; `ending` how it ended ("": it has not), and
+    `let_go` the fragments in which nothing that it handed in before it left can be merged any more.
     """
 
     learner: str
@@ -96,6 +97,7 @@ class Life:
     since_s: float = 0.0
     was_away: bool = False
     ending: str = ""
+    let_go: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

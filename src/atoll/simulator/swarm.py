@@ -20,6 +20,8 @@ from atoll.simulator.network import Island, Link
 from atoll.simulator.world import Conditions, World
 
 TOKENS_PER_STEP = 100
+LEASE_COMES_S = 10.0
+"""Whoever has just joined has asked for its first lease; the answer takes a round trip."""
 
 
 @dataclass(slots=True)
@@ -280,6 +282,12 @@ def _expect_data(world: World) -> None:
     lost = world.watch.lost_items(book)
     if lost:
         raise Violation(f"{len(lost)} items of the first pass are nobody's, the first is {lost[0]}")
-    for node in world.learners.values():
-        if node.core.state.phase == TRAINING and not node.hand.held:
-            raise Violation(f"{node.name} trains without a lease, {len(book.held)} are held")
+    world.run_until(lambda: not _without_lease(world), LEASE_COMES_S)
+    bare = _without_lease(world)
+    if bare:
+        raise Violation(f"{bare} train without a lease, {len(book.held)} are held")
+
+
+def _without_lease(world: World) -> list[str]:
+    nodes = world.learners.values()
+    return [n.name for n in nodes if n.core.state.phase == TRAINING and not n.hand.held]

@@ -51,9 +51,10 @@ def merged_cuts_were_taken(history: History, found: Found) -> None:
         life = _life_of(merged, history, found)
         if life is None:
             continue
-        taken = life.cuts.get((merged.fragment, merged.id.number))
-        beyond = merged.id.number > life.last_cut and not life.to_end
-        if taken is None and (beyond or not life.from_begin):
+        key = (merged.fragment, merged.id.number)
+        taken = life.cuts.get(key)
+        unsaid = merged.id.number > life.last_cut or key in life.taken
+        if taken is None and ((unsaid and not life.to_end) or not life.from_begin):
             found.unknown.append(f"{merged.id} is not on what is left of its learner's tape")
         elif taken is None:
             found.wrong.append(f"{merged.where}: {merged.id} was never taken by its learner")

@@ -142,11 +142,16 @@ class Act:
 
 @dataclass(slots=True)
 class LifeFacts:
-    """One life of a learner, as far as its tape goes."""
+    """One life of a learner, as far as its tape goes.
+
+    `cuts` are known with their counters, by fragment and number, `taken` may wait for that: while
+    no shard can be reached a cut is taken and nothing is said of it.
+    """
 
     learner: str
     incarnation: int
     cuts: dict[tuple[int, int], Cut] = field(default_factory=dict)
+    taken: set[tuple[int, int]] = field(default_factory=set)
     two_cuts: list[str] = field(default_factory=list)
     acts: dict[int, list[Act]] = field(default_factory=dict)
     fates: dict[tuple[int, int], str] = field(default_factory=dict)

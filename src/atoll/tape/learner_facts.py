@@ -151,6 +151,7 @@ class _LearnerReader:
             number = self.cut_orders.pop(fragment, 0)
             if number and number not in empty:
                 self._act(fragment, "cut", number)
+                self.life.taken.add((fragment, number))
                 self.life.last_cut = max(self.life.last_cut, number)
 
     def _installed(self, fragment: int, merged: int) -> None:
