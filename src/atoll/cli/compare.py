@@ -68,7 +68,7 @@ class _Narrator:
     names: Mapping[str, str]
 
     def __call__(self, trial: Trial, look: Look) -> None:
-        share = look.tokens / trial.training.train.budget_tokens
+        share = min(1.0, look.tokens / trial.training.train.budget_tokens)
         name = self.names[trial.key]
         print(f"{name}: {share:4.0%} trained, loss {look.loss:.4f}", file=sys.stderr)
 

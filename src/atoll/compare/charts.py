@@ -10,6 +10,8 @@ from typing import Any
 from atoll.compare.statistics import mean
 from atoll.simulator.training import TrainingResult
 
+LOG_FROM = 20
+"""Times that differ by more than so many times are drawn on a logarithmic axis."""
 COLOURS = ("#1b1b1b", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 """Told apart by people who see colours differently."""
 
@@ -44,7 +46,9 @@ def draw(results: Mapping[str, Mapping[int, TrainingResult]], file: Path, title:
         right.plot(times, losses, markersize=3.5, label=name, **look)
     _dress(left, "trained tokens, millions")
     _dress(right, "virtual time, seconds")
-    right.set_xscale("log")
+    low, high = right.get_xlim()
+    if high > LOG_FROM * max(low, 1.0):
+        right.set_xscale("log")
     left.set_ylabel("held-out loss, nats per token")
     left.legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)

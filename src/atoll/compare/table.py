@@ -116,5 +116,5 @@ def footnote(found: Sequence[Row]) -> str:
     if any(isfinite(each.half) and not each.resolved for each in differences):
         return "? not resolved: the 95 % interval of the paired differences includes zero"
     if any(each.num_pairs == 1 for each in differences):
-        return "one seed: small differences may be noise; --seeds 5 gives intervals"
+        return "one seed: small differences may be noise; several seeds give intervals"
     return ""

@@ -70,7 +70,7 @@ def _run(name: str, settings: TrainingSettings) -> TrainingResult:
     for each in trial.run(trial.load()):
         if isinstance(each, TrainingResult):
             return each
-        share = each.tokens / settings.train.budget_tokens
+        share = min(1.0, each.tokens / settings.train.budget_tokens)
         print(f"{name}: {share:4.0%} trained, loss {each.loss:.4f}", file=sys.stderr)
     raise AssertionError("a run ends with its result")
 
