@@ -661,3 +661,29 @@ def test_a_spoiled_merge_below_k_waits_for_the_next_round() -> None:
     assert not of(shard.out, fx.Merge)
     assert list(shard.fragment().fallback) == ["a"]
     assert shard.fragment().at_rest
+
+
+def test_a_learner_that_returns_joins_a_round_that_lacks_its_quorum() -> None:
+    """The only one that was called may be stuck, and a round stays open for long."""
+    shard = HandShard("a", "b", H=4)
+    shard.round("a", "b")
+    shard.lose("b")
+    shard.steps(4)
+    assert list(shard.fragment().round.expected) == ["a"], "called while it was the only one"
+    shard.step["b"] += 4
+    calls = sends(shard.back("b"), msg.Call)
+    assert [to for to, _ in calls] == [("b",)]
+    shard.report("b")
+    shard.arrive("b")
+    shard.close()
+    assert shard.merged_names() == ["b"]
+
+
+def test_a_learner_that_returns_does_not_hold_up_a_round_that_has_its_quorum() -> None:
+    shard = HandShard("a", "b", "c", H=4)
+    shard.round("a", "b", "c")
+    shard.lose("c")
+    shard.steps(4)
+    shard.arrive("a")
+    assert not sends(shard.back("c"), msg.Call)
+    assert "c" not in shard.fragment().round.expected

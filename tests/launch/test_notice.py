@@ -69,8 +69,10 @@ def test_sigterm_hands_in_the_last_contribution_and_the_lease_in_time(shore: Sho
         shore.signal(name, signal.SIGTERM)
         assert shore.end_of(name) == 0
     shore.verified()
-    last = trained(shore, "ann")
-    assert merged_up_to(shore, "ann") == dict.fromkeys(range(4), last), "all of it, after it left"
+    merged, last = merged_up_to(shore, "ann"), trained(shore, "ann")
+    short = [fragment for fragment in range(4) if merged[fragment] < last]
+    told = shore.said("ann").count("was not merged: it holds work that version")
+    assert len(short) <= told, "all of it after it left, save what its log names"
 
 
 @pytest.mark.slow

@@ -95,7 +95,8 @@ def test_a_thin_line_costs_rounds_and_never_time() -> None:
     average = average_bytes_s(job, "decoupled-apart")
     thin, wide = thin_line(job, 0.5 * average), thin_line(job, 2 * average)
     assert thin.stall < 0.01 and wide.stall < 0.01
-    assert thin.rounds < 0.6 and thin.merged < 0.95
+    assert thin.rounds < 0.6 and thin.participation < 0.9
+    assert thin.merged > 0.9, "what misses a round is carried into a later one"
     assert wide.rounds > 0.98 and wide.merged > 0.98 and wide.participation > 0.9
 
 

@@ -199,11 +199,17 @@ class ShardCore(Rounds):
         self._watch_quorum()
 
     def _call_again(self, name: str) -> None:
-        """A learner is back while a round that called it is open: it may have missed the call."""
-        for fragment in self.state.fragments:
+        """A learner is back: it may have missed a call, and a round below its quorum can use it."""
+        has_work = self.state.roster.members[name].step > 0
+        for index, fragment in enumerate(self.state.fragments):
             open_round = fragment.round
-            if open_round is not None and open_round.awaits(name):
+            if open_round is None:
+                continue
+            if open_round.awaits(name):
                 self._send_call((name,), fragment, Reason("again", "the call may have been lost"))
+            elif has_work and name not in open_round.expected and open_round.enough_s == NEVER:
+                self._expect(open_round, index, name)
+                self._send_call((name,), fragment, Reason("joins", "the round lacks its quorum"))
 
     def _recount(self) -> None:
         rounds = [f.round for f in self.state.fragments if f.round is not None]
