@@ -22,7 +22,7 @@ SEEDS ?= 1000
 .PHONY: help setup setup-extras demo test test-all check format bench fuzz clean distclean FORCE
 
 help:
-	@echo 'make demo      see a small run survive a killed learner and a killed syncer'
+	@echo 'make demo      see a small run survive a killed learner'
 	@echo 'make test      every test that needs nothing but a plain installation'
 	@echo 'make test-all  those and the heavy ones, with the extras that they need'
 	@echo 'make check     format, lint, types, structure'

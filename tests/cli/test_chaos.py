@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from atoll import cli
+from leftovers import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 240.0
@@ -99,19 +100,6 @@ def chaos(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         env=dict(os.environ, PYTHONPATH=str(ROOT / "src")),
     )
-
-
-def processes_of(folder: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(folder) in command:
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.heavy

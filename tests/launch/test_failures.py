@@ -29,7 +29,7 @@ from atoll.runfile.settings import read_run_file
 from atoll.store.orders import DISK_FULL
 from atoll.tape.verify import verify
 from launch.shore import RUN, SRC
-from launch.test_whole_run import processes_of
+from leftovers import processes_of
 
 LIMIT_S = 90.0
 A, B = "island-0", "island-1"

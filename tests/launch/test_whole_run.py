@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from leftovers import processes_of
+
 SRC = Path(__file__).resolve().parents[2] / "src"
 LIMIT_S = 240.0
 
@@ -79,20 +81,6 @@ def run_file(folder: Path, budget: int, payloads: str = "false") -> Path:
     path = folder / "small.toml"
     path.write_text(RUN.format(budget=budget, payloads=payloads))
     return path
-
-
-def processes_of(run_dir: Path) -> list[int]:
-    """The processes whose command line names this run's folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(run_dir) in command:
-                found.append(int(entry.name))
-    return found
 
 
 def spares_of(run_dir: Path) -> list[int]:

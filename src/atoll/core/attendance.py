@@ -247,12 +247,10 @@ class Attendance:
         Of one that left and is not among them nothing more will be merged: its data need not wait
         for the end of its lease.
         """
-        state = self._desk.state
-        left = [life for life in state.lives.values() if life.ending == LEFT]
-        for life in left:
-            told = (
-                life.incarnation in state.farewells and not state.farewells[life.incarnation].record
-            )
+        lives, farewells = self._desk.state.lives, self._desk.state.farewells
+        for life in [life for life in lives.values() if life.ending == LEFT]:
+            farewell = farewells.get(life.incarnation)
+            told = farewell is not None and not farewell.record
             if told and life.incarnation not in kept and fragment not in life.let_go:
                 life.let_go.append(fragment)
                 if len(life.let_go) == len(life.through):
