@@ -455,6 +455,41 @@ def test_a_normal_exit_hands_in_the_last_work_and_then_leaves() -> None:
     assert [over.failed for over in of(learner.out, fx.Over)] == [False]
 
 
+def test_the_last_cut_waits_for_the_fate_of_the_one_before_it() -> None:
+    learner, cut = handed_in()
+    learner(ev.Uploaded(cut.id))
+    assert not of(learner(ev.LeaveAsked("the loop is over", 30.0)), fx.CutOrder)
+    learner.publish(0, 1, cut)
+    assert not of(learner.out, fx.CutOrder), "beside its version it would be void"
+    effects = learner.boundary(0)
+    (announce,) = said(effects + learner.boundary(0), msg.Announce)
+    assert (announce.cut.base, announce.cut.first_token, announce.cut.end_token) == (1, 500, 700)
+    assert not said(learner.out, msg.Leave)
+    assert len(said(learner(ev.Uploaded(announce.cut.id)), msg.Leave)) == 1
+
+
+def test_the_last_cut_replaces_one_that_its_round_did_not_take() -> None:
+    learner, cut = handed_in()
+    learner(ev.Uploaded(cut.id))
+    learner(ev.LeaveAsked("the loop is over", 30.0))
+    learner(msg.Published(1, 0, 1, "1", ()))
+    (announce,) = said(learner.boundary(0), msg.Announce)
+    assert (announce.cut.first_token, announce.cut.end_token) == (0, 700)
+
+
+def test_the_last_cut_waits_for_a_fate_half_of_its_time_at_most() -> None:
+    learner, cut = handed_in()
+    learner(ev.Uploaded(cut.id))
+    learner(ev.LeaveAsked("the loop is over", 30.0))
+    learner.now_s += 14.9
+    assert not of(learner(ev.Tick()), fx.CutOrder)
+    learner.now_s += 0.1
+    assert learner.core.next_deadline_s() <= learner.now_s
+    learner(ev.Tick())
+    (announce,) = said(learner.boundary(0), msg.Announce)
+    assert (announce.cut.first_token, announce.cut.end_token) == (0, 700)
+
+
 def test_a_normal_exit_takes_no_longer_than_its_limit() -> None:
     learner = HandLearner()
     learner.steps(3)

@@ -116,10 +116,12 @@ class Boundaries(LearnerDesk):
             self._leave_when_done()
 
     def _plan_fetches(self) -> None:
-        if not self.state.begun or self.state.phase == LEAVING:
+        if not self.state.begun:
             return
         for h in self.state.holdings:
             if h.latest <= max(h.base, h.fetched) or h.fetching >= 0 or h.fetch_again_s < NEVER:
+                continue
+            if self.state.phase == LEAVING and not self._settles(h):
                 continue
             if not self.state.links.get(self._shard(h.number)):
                 continue
@@ -204,6 +206,8 @@ class Boundaries(LearnerDesk):
             return
         ordered = self._num_cuts()
         waiting = [h for h in self.state.holdings if h.call != 0 and self._may_cut(h)]
+        if self.state.phase == LEAVING:
+            waiting = [h for h in waiting if not self._settles(h)]
         for holding in sorted(waiting, key=lambda h: (h.called_s, h.number)):
             if ordered >= CUTS_AT_A_BOUNDARY:
                 return
@@ -233,10 +237,23 @@ class Boundaries(LearnerDesk):
     def _num_installs(self) -> int:
         return len([1 for holding in self.state.holdings if holding.install is not None])
 
+    def _settles(self, h: Holding) -> bool:
+        """Before the last cut, the fate of the one before it: merged, it needs its version here.
+
+        A cut that replaces one which is being merged right now would be void.
+        """
+        if h.call == 0 or self._now >= self.state.settle_at_s:
+            return False
+        if h.ledger.open(self.state.tokens) == 0:
+            return False
+        held = [cut for cut in h.ledger.outstanding if h.ledger.holds(cut)]
+        unheard = any(cut.base >= h.latest for cut in held)
+        return unheard or h.base < h.mark_version
+
     def _leave_when_done(self) -> None:
         state = self.state
-        busy = state.transfers or self._num_cuts()
-        if not busy and not any(h.call != 0 and self._may_cut(h) for h in state.holdings):
+        waits = any(h.call != 0 and (self._may_cut(h) or self._settles(h)) for h in state.holdings)
+        if not state.transfers and not self._num_cuts() and not waits:
             self._go(state.leave_why)
 
     # ------------------------------------------------------------ transfers

@@ -110,6 +110,8 @@ class LearnerCore(Heirs):
         if state.phase in (APART, OVER):
             return NEVER
         due_s = min(state.beat_at_s, state.hello_at_s, state.leave_at_s, state.restore.until_s)
+        if self._now < state.settle_at_s:
+            due_s = min(due_s, state.settle_at_s)
         for transfer in state.transfers:
             due_s = min(due_s, transfer.again_s)
         for holding in state.holdings:
@@ -390,6 +392,7 @@ class LearnerCore(Heirs):
             return
         state.phase, state.leave_why = LEAVING, event.why
         limit_s = event.limit_s if math.isfinite(event.limit_s) else 0.0
+        state.settle_at_s = self._now + max(0.0, limit_s) / 2
         state.leave_at_s = self._now + max(0.0, limit_s)
         for holding in state.holdings:
             if holding.ledger.open(state.tokens) > 0:

@@ -142,6 +142,7 @@ class LearnerState:
     busy: str = ""
     beat_at_s: float = NEVER
     hello_at_s: float = NEVER
+    settle_at_s: float = NEVER
     leave_at_s: float = NEVER
     leave_why: str = ""
     trained: int = 0
