@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from atoll.runfile.settings import RunFile, read_run_file
 ROOT = Path(__file__).resolve().parents[1]
 STORMS = ROOT / "configs" / "storms"
 PICTURES = ROOT / "docs" / "pictures"
+WITHOUT = "without_faults"
 
 
 def options(what: str, minutes: float) -> argparse.Namespace:
@@ -51,7 +56,7 @@ class Busy:
 
 
 class Storms:
-    """Runs one after the other in one folder, which goes when it was not asked for."""
+    """Runs in one folder, which goes when it was not asked for."""
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self._kept = asked.dir is not None
@@ -62,18 +67,30 @@ class Storms:
     def run(
         self, name: str, plan: Plan, run: RunFile, baseline: ChaosReport | None = None
     ) -> ChaosReport:
-        """One campaign; a plan of no storm is the run without faults."""
-        names = [f"island-{number}" for number in range(run.local.learners)]
-        faults = faults_of(plan, names) if name != "without faults" else []
-        busy = Busy()
-        folder = self.folder / name.replace(" ", "-")
-        campaign = Campaign(folder, run, faults, plan.minutes, busy.look)
-        report = run_campaign(campaign, plan.seed, baseline=baseline)
-        self.busy[name], self.good[name] = busy.share(machine()["cores"]), report.is_good
+        """One campaign; the one named `WITHOUT` leaves the plan's faults out."""
+        report, self.busy[name] = campaign_of(self._folder_of(name), plan, run, baseline)
+        self.good[name] = report.is_good
         return report
 
+    def run_at_once(self, storms: Mapping[str, Plan], run: RunFile) -> dict[str, ChaosReport]:
+        """Several campaigns at the same time, on the same machine; each has its own log."""
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(len(storms), mp_context=context) as pool:
+            under_way = {
+                name: pool.submit(_logged_campaign, self._folder_of(name), plan, run)
+                for name, plan in storms.items()
+            }
+            reports = {}
+            for name, each in under_way.items():
+                reports[name], self.busy[name] = each.result()
+                self.good[name] = reports[name].is_good
+        return reports
+
+    def _folder_of(self, name: str) -> Path:
+        return self.folder / name
+
     def picture(self, name: str, to: str) -> None:
-        drawn = self.folder / name.replace(" ", "-") / "timeline.png"
+        drawn = self._folder_of(name) / "timeline.png"
         if drawn.exists():
             PICTURES.mkdir(parents=True, exist_ok=True)
             shutil.copy(drawn, PICTURES / to)
@@ -81,6 +98,28 @@ class Storms:
     def close(self) -> None:
         if not self._kept:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def campaign_of(
+    folder: Path, plan: Plan, run: RunFile, baseline: ChaosReport | None = None
+) -> tuple[ChaosReport, float]:
+    """What came of it, and how busy all cores were."""
+    names = [f"island-{number}" for number in range(run.local.learners)]
+    faults = [] if folder.name == WITHOUT else faults_of(plan, names)
+    busy = Busy()
+    campaign = Campaign(folder, run, faults, plan.minutes, busy.look)
+    report = run_campaign(campaign, plan.seed, baseline=baseline)
+    return report, busy.share(machine()["cores"])
+
+
+def _logged_campaign(folder: Path, plan: Plan, run: RunFile) -> tuple[ChaosReport, float]:
+    log = folder.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{folder.name}: under way, see {log}", flush=True)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    return campaign_of(folder, plan, run)
 
 
 def plan_of(name: str, minutes: float) -> tuple[Plan, RunFile]:

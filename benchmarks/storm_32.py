@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 
-from _storm import Storms, figures, options, plan_of, write
+from _storm import WITHOUT, Storms, figures, options, plan_of, write
 
 GOODPUT, PARTICIPATION, BUSY = 0.98, 0.95, 0.60
 
@@ -21,7 +21,7 @@ def main() -> int:
     plan, run = plan_of("storm-32.toml", asked.minutes)
     storms = Storms(asked)
     try:
-        without = storms.run("without faults", plan, run)
+        without = storms.run(WITHOUT, plan, run)
         storm = storms.run("storm", plan, run, without)
         if not asked.no_picture:
             storms.picture("storm", "storm-32.png")
@@ -33,7 +33,7 @@ def main() -> int:
         "all_healed_and_verified": storm.is_good,
         "machine_at_ease": max(storms.busy.values()) <= BUSY,
     }
-    runs = {"storm": figures(storm), "without_faults": figures(without)}
+    runs = {"storm": figures(storm), WITHOUT: figures(without)}
     write("storm_32", {"aims": aims, "busy_cores": storms.busy, **runs})
     for name, is_met in aims.items():
         print(f"{name}: {'met' if is_met else 'NOT MET'}")
