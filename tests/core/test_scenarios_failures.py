@@ -1,4 +1,4 @@
-"""Failures, and what each may cost: design, section 7, row by row, in virtual time.
+"""Failures, and what each may cost, row by row of docs/failures.md, in virtual time.
 
 Processes, disks and links fail in their virtual form; the checkers of the simulator watch all
 along that no merge is lost, none counted twice and nothing is visible before it is durable.

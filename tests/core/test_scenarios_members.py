@@ -1,6 +1,6 @@
 """Who takes part, from version 0 to the end: learners, shards and coordinator together.
 
-Design, section 3: "Version 0", "Membership", "Progress and end", "Data", "Durable", "Shards". What
+Rules of "Version 0", "Membership", "Progress and end", "Data", "Durable", "Shards". What
 the coordinator decides alone is in test_coordinator.py. The table from sentences to tests is in
 README.md beside this file.
 """

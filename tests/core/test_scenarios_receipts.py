@@ -1,6 +1,6 @@
 """Receipts: what becomes of a learner's work when a version comes, with the ledger's figures.
 
-Design, section 3: "Words", "Receipt", "Ledger", and the learner's side of "A late cut". One step is
+Rules of "Words", "Receipt", "Ledger", and the learner's side of "A late cut". One step is
 100 tokens throughout. The table from sentences to tests is in README.md beside this file.
 """
 

@@ -1,6 +1,6 @@
 """Rounds: how they are called, when they close, and what becomes of a late cut.
 
-Design, section 3: "A round is called", "It closes", "A late cut never opens a round", "Admissible",
+Rules of "A round is called", "It closes", "A late cut never opens a round", "Admissible",
 "Merge". The table from its sentences to tests is in README.md beside this file.
 """
 
