@@ -21,11 +21,14 @@ What every command keeps:
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 
 from atoll import __version__
 from atoll.cli.output import print_json, print_mistake
@@ -97,7 +100,14 @@ def _new_app(line: str) -> typer.Typer:
 def _add_commands(app: typer.Typer, package: str, table: dict[str, str], named: str) -> None:
     """The command that is named loaded, the others as a line of help."""
     for name, line in table.items():
-        app.command(name, short_help=line)(load(package, name) if name == named else _not_loaded)
+        function = load(package, name) if name == named else _not_loaded
+        app.command(name, short_help=line, help=_help_of(function))(function)
+
+
+def _help_of(function: Callable[..., Any]) -> str:
+    """A docstring for a terminal of any width: one line a paragraph, brackets as they stand."""
+    text = inspect.getdoc(function) or ""
+    return escape(re.sub(r"(?<!\n)\n(?!\n)", " ", text))
 
 
 def load(package: str, name: str) -> Callable[..., Any]:

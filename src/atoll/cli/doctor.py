@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from atoll.cli.output import page, print_json
@@ -93,7 +94,7 @@ def show(findings: list[Finding], console: Console) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for each in findings:
         status = f"[{_COLOURS[each.status]}]{each.status}[/]"
-        table.add_row(status, each.name, "\n".join(filter(None, [each.value, each.note])))
+        table.add_row(status, each.name, escape("\n".join(filter(None, [each.value, each.note]))))
     console.print(table)
     failed = [each.name for each in findings if each.status == "fail"]
     warned = [each.name for each in findings if each.status == "warn"]

@@ -29,9 +29,12 @@ LEAVE_S = 25.0
 def learner(
     run_file: Annotated[Path, typer.Argument(help="The run file, for what to train.")],
     invite: Annotated[Path, typer.Option(help="The invite that the syncer's side wrote.")],
-    name: Annotated[str, typer.Option(help="This island's name; the same after a restart.")] = "",
+    name: Annotated[
+        str, typer.Option(help="This island's name, the same after a restart; else the host's.")
+    ] = "",
     metrics: Annotated[
-        Path | None, typer.Option(help="Append a line of JSON for each step to this file.")
+        Path | None,
+        typer.Option(help="Append a line of JSON for each step; the optimizer's state beside it."),
     ] = None,
     tapes: Annotated[Path | None, typer.Option(help="Record this learner's tape here.")] = None,
     watch_stdin: Annotated[
@@ -41,7 +44,10 @@ def learner(
         float, typer.Option(metavar="S", help="Seconds to hand in after SIGTERM, exit included.")
     ] = LEAVE_S,
     max_alone: Annotated[
-        float, typer.Option(metavar="S", help="End when the syncer was not reached for so long.")
+        float,
+        typer.Option(
+            metavar="S", help="End when the syncer was not reached for so long; 0: never."
+        ),
     ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each step.")] = False,
 ) -> None:

@@ -30,7 +30,7 @@ from atoll.simulator.planning.plan import (
 def plan(
     description: Annotated[
         Path | None,
-        typer.Argument(help="TOML file with [[site]] tables; or the flags, for sites alike."),
+        typer.Argument(help=r"TOML file with [\[site]] tables; or the flags, for sites alike."),
     ] = None,
     params: Annotated[str, typer.Option(help="Parameters of the model: 12e9, 12B.")] = "",
     model: Annotated[
@@ -154,7 +154,8 @@ def show(console: Console, found: Plan, written: str) -> None:
     console.print(f"[bold]What helps[/bold]: {helps}", highlight=False)
     if written:
         console.print(f"\n{written} is a run file to start from. Begin the run with\n")
-        console.print(f"  atoll syncer {written} --dir runs/{ask.run} --public HOST:7420")
+        console.print(f"  atoll syncer {written} --dir runs/{ask.run} --public HOST")
+        console.print("\nwith HOST the name or address under which the sites reach it.")
 
 
 def _table(title: str, advice: list[Advice]) -> Table:

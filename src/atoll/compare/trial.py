@@ -20,7 +20,7 @@ from atoll.train.sources import load_sources
 Method = Literal["data-parallel", "local-step-1", "diloco", "decoupled"]
 NUMBERS = 1
 """Goes up when the same settings give other numbers, so that kept results do not mix."""
-ADDED: Mapping[str, Any] = {}
+ADDED: Mapping[str, Any] = {"train.optimizer.kind": "adamw", "train.optimizer.momentum": 0.95}
 """Settings that came after results were kept, by path ("protocol.tau"), each with the value under
 which nothing is different: with that value they are left out of the key, and kept results count."""
 

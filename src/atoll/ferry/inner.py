@@ -32,7 +32,7 @@ from atoll.fragments.inner import (
     header_of,
     most_bytes,
 )
-from atoll.fragments.layout import Piece
+from atoll.fragments.pieces import Piece
 from atoll.fragments.raw_bytes import byte_view
 
 DTYPES = {

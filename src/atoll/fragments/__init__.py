@@ -5,7 +5,8 @@
 """
 
 from atoll.fragments.difference import first_difference
-from atoll.fragments.layout import Fragment, Kind, Layout, Piece, Strategy, TensorSpec
+from atoll.fragments.layout import Layout
+from atoll.fragments.pieces import Fragment, Kind, Piece, Strategy, TensorSpec
 
 __all__ = [
     "Fragment",

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from atoll.fragments.layout import Fragment, Layout, Piece, TensorSpec
+from atoll.fragments.layout import Layout
+from atoll.fragments.pieces import Fragment, Piece, TensorSpec
 
 
 @torch.no_grad()

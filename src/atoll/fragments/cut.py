@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import assert_never
 
-from atoll.fragments.layout import Fragment, Piece, Strategy, TensorSpec
+from atoll.fragments.pieces import Fragment, Piece, Strategy, TensorSpec
 
 MAX_REFINEMENT = 8
 """Tensors are split at most this much finer than N/P for the sake of balance."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from atoll.fragments.layout import Layout, TensorSpec
+from atoll.fragments.layout import Layout
+from atoll.fragments.pieces import TensorSpec
 
 
 def first_difference(mine: Layout, theirs: Layout) -> str | None:

@@ -17,65 +17,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import prod
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from atoll.fragments.cut import cut
+from atoll.fragments.pieces import Fragment, Piece, Strategy, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Kind = Literal["matrix", "vector", "embedding"]
-Strategy = Literal["balanced", "layer", "strided"]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One tensor that takes part, under its canonical name and with its global shape."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: Kind
-    is_buffer: bool = False
-    """Averaged without outer optimizer (batch-norm statistics and the like)."""
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def num_rows(self) -> int:
-        return self.shape[0] if self.shape else 1
-
-    @property
-    def row_numel(self) -> int:
-        return prod(self.shape[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Rows `row_start` to `row_stop` of a tensor, at `offset` in the flat fragment."""
-
-    name: str
-    kind: Kind
-    is_buffer: bool
-    row_start: int
-    row_stop: int
-    offset: int
-    numel: int
-
-    @property
-    def stop(self) -> int:
-        return self.offset + self.numel
-
-
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """The unit of synchronisation: pieces in model order, one flat fp32 vector."""
-
-    pieces: tuple[Piece, ...]
-
-    @property
-    def numel(self) -> int:
-        return self.pieces[-1].stop if self.pieces else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +45,6 @@ class Layout:
         frozen_digests: Mapping[str, str] | None = None,
     ) -> Layout:
         """Cut `tensors` into fragments. Raises ValueError where that many cannot be had."""
-        from atoll.fragments.cut import cut
-
         fragments = cut(tensors, num_fragments, strategy)
         layout = cls(tuple(tensors), fragments, strategy, dict(frozen_digests or {}))
         layout.check()

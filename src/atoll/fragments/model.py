@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from atoll.fragments.layout import Kind, TensorSpec
 from atoll.fragments.names import canonical_names
+from atoll.fragments.pieces import Kind, TensorSpec
 from atoll.fragments.raw_bytes import byte_view
 
 DIGEST_SLICE_NUMEL = 1 << 22

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from atoll.fragments.layout import Fragment, Piece
+from atoll.fragments.pieces import Fragment, Piece
 from atoll.merge.backends import Backend, BackendName, Parts
 from atoll.merge.codecs import Codec, Payload, decode_range, split
 from atoll.merge.rows import ROW_NUMEL, Cover, cover, row_parts

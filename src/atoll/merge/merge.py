@@ -18,7 +18,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from atoll.fragments.layout import Fragment
+from atoll.fragments.pieces import Fragment
 from atoll.merge.averaging import (
     AveragingSettings,
     PieceSums,

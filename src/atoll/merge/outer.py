@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple, assert_never
 import torch
 from torch import Tensor
 
-from atoll.fragments.layout import Fragment
+from atoll.fragments.pieces import Fragment
 from atoll.merge.averaging import Rule
 from atoll.merge.codecs import chunk_bounds
 

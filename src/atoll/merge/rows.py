@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from atoll.fragments.layout import Piece
+from atoll.fragments.pieces import Piece
 from atoll.merge.codecs import BLOCK_NUMEL, Codec
 
 ROW_NUMEL = 4096

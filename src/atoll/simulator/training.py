@@ -81,6 +81,8 @@ class TrainingSettings:
             raise ValueError("num_looks must be 1 or more, warm_steps 0 or more")
         if self.warm_tokens >= self.train.budget_tokens:
             raise ValueError("warm_steps use up the whole budget: give fewer, or more tokens")
+        if self.train.optimizer.kind != "adamw" and self.surroundings.faults.kind == "kill":
+            raise ValueError("simulated peers lend AdamW's state alone: use its kind, or no kills")
 
     @property
     def warm_tokens(self) -> int:

@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from atoll.core.effects import Merge
-from atoll.fragments.layout import Fragment, Layout
+from atoll.fragments.layout import Layout
+from atoll.fragments.pieces import Fragment
 from atoll.merge.backends import EAGER, Backend, CompiledBackend, has_compiler
 from atoll.merge.chain import Published
 from atoll.merge.chain import digest_of as digest_of_values

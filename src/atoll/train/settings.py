@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 DataKind = Literal["stdlib", "text", "jsonl", "tokens", "parquet", "huggingface"]
 DecayShape = Literal["cosine", "linear", "constant"]
+InnerKind = Literal["adamw", "muon"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -123,10 +124,14 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW, and its learning rate over the progress of the run."""
+    """The inner optimizer, and its learning rate over the progress of the run."""
 
+    kind: InnerKind = "adamw"
+    """`muon` takes Muon for the matrices between embedding and head, and AdamW for the rest."""
     learning_rate: float = 3e-3
     """The highest learning rate, reached at the end of the warm-up."""
+    momentum: float = 0.95
+    """Muon's; AdamW has its betas."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -140,10 +145,15 @@ class OptimizerSettings:
     """How it falls after the warm-up."""
 
     def __post_init__(self) -> None:
+        kinds = get_args(InnerKind)
+        _require(
+            self.kind in kinds,
+            f"optimizer.kind is {self.kind!r}; choose from {', '.join(kinds)}",
+        )
         for name in ("learning_rate", "epsilon"):
             value = getattr(self, name)
             _require(value > 0, f"optimizer.{name} is {value}; set it above 0")
-        for name in ("beta1", "beta2", "warmup_share"):
+        for name in ("momentum", "beta1", "beta2", "warmup_share"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"optimizer.{name} is {value}; set it from 0 to below 1")
         _require(

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from atoll.train.data import Batch, TokenSource, load_batch
+from atoll.train.muon import MuonWithAdamW, split
 from atoll.train.settings import OptimizerSettings, StepSettings
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over `model`; vectors (norms) are not decayed."""
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW over `model`, or Muon beside it; vectors (norms) are not decayed."""
+    if settings.kind == "muon":
+        return MuonWithAdamW(*split(model), settings)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
