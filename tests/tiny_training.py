@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -59,8 +60,8 @@ def result_of(run: TrainingSettings) -> TrainingResult:
 
 
 def alone(run: TrainingSettings) -> float:
-    """The final loss of one process that trains on all batches."""
-    train = run.train
+    """The final loss of one process that trains on all batches, over every held-out window."""
+    train = replace(run.train, num_evaluation_batches=len(sources().held_out))
     records = list(train_alone(train, build_model(train.model, train.seed), sources()))
     last = records[-1]
     assert isinstance(last, EvaluationRecord)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 
 from tables import TABLES, NotSwept, Table
@@ -73,12 +74,14 @@ def _text(folder: ResultFolder, name: str) -> str:
     if table is None:
         return f"\nNot measured yet: it takes the best rows of a sweep. {command}\n\n"
     results = results_of(folder, table)
-    found = rows(results, table.reference)
+    found = rows(results, table.references)
     if not found:
         return f"\nNot measured yet. {command}\n\n"
     missing = [label for label, by_seed in results.items() if not by_seed]
-    head = f"**{table.title}.** {command}; differences to *{table.reference}*."
-    lines = ["", head, "", *_lines(found, table)]
+    head = f"**{table.title}.** {command}; differences to {table.compared_with()}."
+    lines = ["", head, "", *_lines(found)]
+    if is_at_an_edge(table, found):
+        lines += ["", "The best row is at an edge of what was tried."]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
     if name in CHARTS:
@@ -86,12 +89,20 @@ def _text(folder: ResultFolder, name: str) -> str:
     return "\n".join([*lines, "", ""])
 
 
-def _lines(found: Sequence[Row], table: Table) -> list[str]:
+def is_at_an_edge(table: Table, found: Sequence[Row]) -> bool:
+    """Whether a sweep of a number, done whole, is best at its first or last value."""
+    labels = list(table.rows)
+    if not table.is_ordered or len(found) < len(labels):
+        return False
+    best = min(found, key=lambda row: row.mean_of("loss"))
+    return best.name in (labels[0], labels[-1])
+
+
+def _lines(found: Sequence[Row]) -> list[str]:
     head = ("", "loss", "difference", "seeds", "merged", "goodput", "virtual s", "MB up / down")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in found:
-        is_reference = row.name == table.reference
-        difference = "" if is_reference or row.difference is None else row.difference.words()
+        difference = "" if row.difference is None else row.difference.words()
         cells = (
             row.name,
             _loss(row),
@@ -168,7 +179,7 @@ def _points(
             losses = [by_seed[seed].loss for seed in seeds]
             others = [reference[seed].loss for seed in seeds]
             shares = [100 * (a / b - 1) for a, b in zip(losses, others, strict=True)]
-            half = half_interval(shares) if len(seeds) > 2 else 0.0
+            half = half_interval(shares) if len(seeds) > 2 else nan
             share = 100 * paired_difference(losses, others).share
             points.append((int(label.rpartition(" ")[2]), share, half))
     return sorted(points)

@@ -1,8 +1,8 @@
 """The tables of the quality study: which trials stand in which row.
 
-Stage 1 are the sweeps, on seeds of their own, so that what is chosen from them is not measured on
-the seeds it was chosen on. Stage 2 are the tables, which take the best of the sweeps by reading the
-stored results; without those they refuse.
+Stage 1 are the sweeps, on seeds and on held-out text of their own, so that what is chosen from them
+is not measured on what it was chosen on. Stage 2 are the tables, which take the best of the sweeps
+by reading the stored results; without those they refuse.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from atoll.compare.statistics import mean
 from atoll.compare.store import ResultFolder
 from atoll.compare.trial import Trial
 from atoll.core.settings import ProtocolSettings
+from atoll.merge.averaging import Rule
 from atoll.merge.outer import OuterSettings
 from atoll.simulator.training import Surroundings, TrainingSettings
 from atoll.simulator.training_faults import Faults, learner_mtbf_s
@@ -45,25 +46,38 @@ def base(learning_rate: float, num_learners: int, preset: str = "micro") -> Trai
     """The configuration that all tables vary: 16 windows of 128 bytes a step, 1,000 steps."""
     train = TrainSettings(
         model=ModelSettings.preset(preset, context=128),
-        data=DataSettings(max_megabytes=12.0),
+        data=DataSettings(max_megabytes=12.0, held_out_share=0.1),
         optimizer=OptimizerSettings(learning_rate=learning_rate),
         batch_size=BATCH_SIZE,
         budget_tokens=NUM_STEPS * BATCH_SIZE * 128,
         num_evaluation_batches=20,
     )
-    return TrainingSettings(train, ProtocolSettings(M=num_learners))
+    return TrainingSettings(train, ProtocolSettings(M=num_learners), judged_on="tuning")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by label; differences are to the row `reference`."""
+    """Rows by label. Differences are to the row `reference`, or to that of the row's group."""
 
     name: str
     title: str
     rows: Mapping[str, Trial]
     reference: str
     seeds: Sequence[int] = ()
-    notes: Sequence[str] = field(default_factory=tuple)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Of rows that are compared with another one than `reference`, that one."""
+    is_ordered: bool = False
+    """Whether the rows are values of one number, in order."""
+
+    @property
+    def references(self) -> dict[str, str]:
+        """What each row is compared with."""
+        return {label: self.groups.get(label, self.reference) for label in self.rows}
+
+    def compared_with(self) -> str:
+        """The references in words."""
+        names = dict.fromkeys(self.references.values())
+        return ", ".join(f"*{name}*" for name in names) + (", each in its group" * (len(names) > 1))
 
     def trials(self, num_seeds: int) -> list[Trial]:
         """Every row under one seed, then under the next."""
@@ -87,78 +101,92 @@ class NotSwept(ValueError):
 # ---------------------------------------------------------------- stage 1
 
 
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)
 
 
 def sweep_rate(_: ResultFolder) -> Table:
     """The inner learning rate of the data-parallel baseline."""
     rows = {f"lr {rate:g}": Trial("data-parallel", base(rate, 4)) for rate in RATES}
-    return _sweep("sweep-rate", "Data-parallel: inner learning rate", rows)
+    return _sweep("sweep-rate", "Data-parallel: inner learning rate", rows, is_ordered=True)
 
 
 RDA_OUTERS: Mapping[int, Sequence[str]] = {
     2: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.9"),
-    4: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.9"),
-    8: ("sgd 1.0", "nesterov 0.4, 0.5", "nesterov 0.2, 0.9"),
+    4: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.8"),
+    8: ("sgd 1.0", "nesterov 0.4, 0.5", "nesterov 0.4, 0.8"),
 }
-MEAN_OUTERS = ("nesterov 1.0, 0.5", "nesterov 0.7, 0.9")
-FACTORS = (0.5, 1.0, 2.0)
+MEAN_OUTERS = ("sgd 1.0", "nesterov 1.0, 0.5", "nesterov 0.7, 0.9", "nesterov 0.4, 0.9")
+COARSE = (0.5, 1.0, 2.0)
+FINE = (0.5, 0.7, 1.0, 1.4)
 
 
 def sweep_inner(folder: ResultFolder, num_learners: int) -> Table:
     """The inner learning rate under the decoupled method, with plain outer averaging."""
-    rate = best_rate(folder)
-    found = decoupled(base(rate, num_learners), "rda", SGD)
+    found = decoupled(base(best_rate(folder), num_learners), "rda", SGD)
     title = f"Decoupled, M = {num_learners}: inner learning rate"
-    return _sweep(f"sweep-inner-{num_learners}", title, _rates(found, rate, FACTORS))
+    return _sweep_rates(f"sweep-inner-{num_learners}", title, found, COARSE)
 
 
 def sweep_outer(folder: ResultFolder, num_learners: int) -> Table:
     """Merge rule and outer optimizer of the decoupled method."""
     settings = best(folder, sweep_inner(folder, num_learners)).training
-    rows = {f"rda, {n}": decoupled(settings, "rda", OUTERS[n]) for n in RDA_OUTERS[num_learners]}
-    rows |= {f"mean, {n}": decoupled(settings, "mean", OUTERS[n]) for n in MEAN_OUTERS}
     title = f"Decoupled, M = {num_learners}: merge rule and outer optimizer"
-    return _sweep(f"sweep-outer-{num_learners}", title, rows)
+    return _sweep_outers(f"sweep-outer-{num_learners}", title, Trial("decoupled", settings))
+
+
+def sweep_rate_again(folder: ResultFolder, num_learners: int) -> Table:
+    """The inner learning rate once more, under the outer optimizer that was best."""
+    found = best(folder, sweep_outer(folder, num_learners))
+    title = f"Decoupled, M = {num_learners}: inner learning rate under the best outer optimizer"
+    return _sweep_rates(f"sweep-rate-again-{num_learners}", title, found, FINE)
 
 
 def sweep_diloco(folder: ResultFolder, num_learners: int) -> Table:
     """Merge rule and outer optimizer of synchronous DiLoCo."""
     settings = best(folder, sweep_inner(folder, num_learners)).training
-    rows = {
-        f"mean, {n}": Trial("diloco", with_merge(settings, "mean", OUTERS[n])) for n in MEAN_OUTERS
-    }
-    rows["rda, sgd 1.0"] = Trial("diloco", with_merge(settings, "rda", SGD))
     title = f"Synchronous DiLoCo, M = {num_learners}: merge rule and outer optimizer"
-    return _sweep(f"sweep-diloco-{num_learners}", title, rows)
+    return _sweep_outers(f"sweep-diloco-{num_learners}", title, Trial("diloco", settings))
 
 
-def sweep_diloco_inner(folder: ResultFolder, num_learners: int) -> Table:
-    """The inner learning rate under synchronous DiLoCo, beside that of the decoupled method."""
+def sweep_diloco_rate(folder: ResultFolder, num_learners: int) -> Table:
+    """The inner learning rate under synchronous DiLoCo."""
     found = best(folder, sweep_diloco(folder, num_learners))
-    rate = found.training.train.optimizer.learning_rate
     title = f"Synchronous DiLoCo, M = {num_learners}: inner learning rate"
-    rows = _rates(found, rate, (1.0, 0.5))
-    return _sweep(f"sweep-diloco-inner-{num_learners}", title, rows)
+    return _sweep_rates(f"sweep-diloco-rate-{num_learners}", title, found, FINE)
 
 
-def _rates(trial: Trial, rate: float, factors: Sequence[float]) -> dict[str, Trial]:
-    return {f"lr {each * rate:g}": _at_rate(trial, each * rate) for each in factors}
+def _sweep_rates(name: str, title: str, trial: Trial, factors: Sequence[float]) -> Table:
+    rate = trial.training.train.optimizer.learning_rate
+    rows = {f"lr {_rounded(each * rate):g}": _at_rate(trial, each * rate) for each in factors}
+    return _sweep(name, title, rows, is_ordered=True)
 
 
-def _sweep(name: str, title: str, rows: Mapping[str, Trial]) -> Table:
-    return Table(name, title, rows, next(iter(rows)), SWEEP_SEEDS)
+def _sweep_outers(name: str, title: str, trial: Trial) -> Table:
+    outers: list[tuple[Rule, str]] = [
+        ("rda", each) for each in RDA_OUTERS[trial.training.protocol.M]
+    ]
+    outers += [("mean", each) for each in MEAN_OUTERS]
+    rows = {
+        f"{rule}, {outer}": replace(trial, training=with_merge(trial.training, rule, OUTERS[outer]))
+        for rule, outer in outers
+    }
+    return _sweep(name, title, rows)
+
+
+def _sweep(name: str, title: str, rows: Mapping[str, Trial], is_ordered: bool = False) -> Table:
+    return Table(name, title, rows, next(iter(rows)), SWEEP_SEEDS, is_ordered=is_ordered)
 
 
 def _at_rate(trial: Trial, rate: float) -> Trial:
-    training = trial.training
-    optimizer = replace(training.train.optimizer, learning_rate=rate)
-    return replace(
-        trial, training=replace(training, train=replace(training.train, optimizer=optimizer))
-    )
+    return with_inner(trial, learning_rate=_rounded(rate))
 
 
-def decoupled(settings: TrainingSettings, rule: str, outer: OuterSettings) -> Trial:
+def _rounded(rate: float) -> float:
+    """Two figures, as a person would write it."""
+    return float(f"{rate:.2g}")
+
+
+def decoupled(settings: TrainingSettings, rule: Rule, outer: OuterSettings) -> Trial:
     """The decoupled method with a merge rule and an outer optimizer."""
     return Trial("decoupled", with_merge(settings, rule, outer))
 
@@ -184,17 +212,27 @@ def best_rate(folder: ResultFolder) -> float:
     return best(folder, sweep_rate(folder)).training.train.optimizer.learning_rate
 
 
+def best_together(folder: ResultFolder) -> Trial:
+    """The data-parallel baseline, tuned."""
+    return to_test(best(folder, sweep_rate(folder)))
+
+
 def best_decoupled(folder: ResultFolder, num_learners: int) -> Trial:
     """The decoupled method at M, tuned. M = 1 needs no outer optimizer; 16 takes what 8 has."""
     if num_learners == 1:
-        return decoupled(base(best_rate(folder), 1), "rda", SGD)
-    found = best(folder, sweep_outer(folder, min(num_learners, 8)))
-    return replace(found, training=with_protocol(found.training, M=num_learners))
+        return to_test(decoupled(base(best_rate(folder), 1), "rda", SGD))
+    found = best(folder, sweep_rate_again(folder, min(num_learners, 8)))
+    return to_test(replace(found, training=with_protocol(found.training, M=num_learners)))
 
 
 def best_diloco(folder: ResultFolder, num_learners: int) -> Trial:
     """Synchronous DiLoCo at M, tuned."""
-    return best(folder, sweep_diloco_inner(folder, num_learners))
+    return to_test(best(folder, sweep_diloco_rate(folder, num_learners)))
+
+
+def to_test(trial: Trial) -> Trial:
+    """The trial, judged on text that nothing was chosen on."""
+    return replace(trial, training=replace(trial.training, judged_on="test"))
 
 
 # ---------------------------------------------------------------- stage 2
@@ -202,18 +240,21 @@ def best_diloco(folder: ResultFolder, num_learners: int) -> Trial:
 
 def headline(folder: ResultFolder) -> Table:
     """Data-parallel, decoupled and synchronous DiLoCo."""
-    together = Trial("data-parallel", base(best_rate(folder), 4))
+    together = best_together(folder)
     rows = {"data-parallel": together}
     for count in (4, 8):
         rows[f"decoupled, M = {count}"] = best_decoupled(folder, count)
         rows[f"DiLoCo, M = {count}"] = best_diloco(folder, count)
     rows["local-step-1, M = 4"] = replace(together, method="local-step-1")
+    rows["data-parallel, mean of the last 24 steps"] = replace(
+        together, method="data-parallel-averaged"
+    )
     return Table("headline", "Against tuned data-parallel training", rows, "data-parallel")
 
 
 def learners(folder: ResultFolder) -> Table:
     """The other numbers of learners."""
-    rows = {"data-parallel": Trial("data-parallel", base(best_rate(folder), 4))}
+    rows = {"data-parallel": best_together(folder)}
     for count in (2, 1, 16):
         rows[f"decoupled, M = {count}"] = best_decoupled(folder, count)
     rows["DiLoCo, M = 2"] = best_diloco(folder, 2)
@@ -239,6 +280,32 @@ def early(folder: ResultFolder) -> Table:
     return Table("early", "The first rounds, M = 4", rows, "as it is")
 
 
+def inside(folder: ResultFolder) -> Table:
+    """Other optimizers inside the learners, each beside data-parallel training with the same."""
+    rows: dict[str, Trial] = {}
+    groups: dict[str, str] = {}
+    for name, changes in INSIDE.items():
+        reference = f"{name}: data-parallel"
+        for kind, trial in (
+            ("data-parallel", best_together(folder)),
+            ("decoupled, M = 4", best_decoupled(folder, 4)),
+        ):
+            rows[f"{name}: {kind}"] = with_inner(trial, **changes)
+            groups[f"{name}: {kind}"] = reference
+    slow = {"beta1": 1 - 0.1 / 4, "beta2": 1 - 0.05 / 4}
+    rows["adamw, moments 4 times slower: decoupled, M = 4"] = with_inner(
+        best_decoupled(folder, 4), **slow
+    )
+    first = "adamw: data-parallel"
+    return Table("inside", "Optimizers inside the learners", rows, first, groups=groups)
+
+
+INSIDE: Mapping[str, Mapping[str, Any]] = {
+    "adamw": {},
+    "muon": {"kind": "muon"},
+}
+
+
 def failures(folder: ResultFolder) -> Table:
     """Interruptions at the rate of 1.2 million chips."""
     rows: dict[str, Trial] = {}
@@ -252,7 +319,8 @@ def failures(folder: ResultFolder) -> Table:
         rows[f"M = {count}, processes killed as often"] = surrounded(
             trial, faults=Faults("kill", mtbf_s, 2 * STEP_PAUSE_S)
         )
-    return Table("failures", "Failures", rows, "M = 8, none")
+    groups = {label: "M = 4, none" for label in rows if label.startswith("M = 4")}
+    return Table("failures", "Failures", rows, "M = 8, none", groups=groups)
 
 
 def receipts(folder: ResultFolder) -> Table:
@@ -305,8 +373,10 @@ def rules(folder: ResultFolder) -> Table:
         table = sweep_outer(folder, count)
         for rule in ("rda", "mean"):
             some = {k: t for k, t in table.rows.items() if k.startswith(rule)}
-            rows[f"M = {count}, {rule}"] = best(folder, replace(table, rows=some))
-    return Table("rules", "RDA against the mean, each tuned", rows, "M = 4, rda")
+            rows[f"M = {count}, {rule}"] = to_test(best(folder, replace(table, rows=some)))
+    groups = {label: "M = 8, rda" for label in rows if label.startswith("M = 8")}
+    title = "RDA against the mean, each with its best outer optimizer"
+    return Table("rules", title, rows, "M = 4, rda", groups=groups)
 
 
 def periods(folder: ResultFolder) -> Table:
@@ -317,6 +387,7 @@ def periods(folder: ResultFolder) -> Table:
         "P = 24, H = 48": changed(trial, H=48),
         "P = 12, H = 12": changed(trial, P=12, H=12),
         "P = 6, H = 24": changed(trial, P=6),
+        "P = 6, H = 6": changed(trial, P=6, H=6),
         "P = 1, H = 24": changed(trial, P=1),
         "tau = 4": changed(trial, tau=4),
     }
@@ -328,7 +399,7 @@ def sizes(folder: ResultFolder) -> Table:
     rows: dict[str, Trial] = {}
     for preset, tokens in (("tiny", 660_000), ("micro", 2_048_000), ("small", 5_900_000)):
         for label, trial in (
-            ("data-parallel", Trial("data-parallel", base(best_rate(folder), 4))),
+            ("data-parallel", best_together(folder)),
             ("decoupled, M = 4", best_decoupled(folder, 4)),
         ):
             train = replace(
@@ -338,12 +409,22 @@ def sizes(folder: ResultFolder) -> Table:
             )
             training = replace(trial.training, train=train)
             rows[f"{preset}: {label}"] = replace(trial, training=training)
-    return Table("sizes", "Three sizes at six tokens per parameter", rows, "micro: data-parallel")
+    groups = {label: f"{label.partition(':')[0]}: data-parallel" for label in rows}
+    title = "Three sizes at six tokens per parameter"
+    return Table("sizes", title, rows, "micro: data-parallel", groups=groups)
 
 
 def changed(trial: Trial, **changes: Any) -> Trial:
     """The trial under other rules of the protocol."""
     return replace(trial, training=with_protocol(trial.training, **changes))
+
+
+def with_inner(trial: Trial, **changes: Any) -> Trial:
+    """The trial with another optimizer inside the learners."""
+    training = trial.training
+    optimizer = replace(training.train.optimizer, **changes)
+    train = replace(training.train, optimizer=optimizer)
+    return replace(trial, training=replace(training, train=train))
 
 
 def with_outer(trial: Trial, outer: OuterSettings) -> Trial:
@@ -363,8 +444,9 @@ def _sweeps_over_learners() -> dict[str, Callable[[ResultFolder], Table]]:
     kinds = {
         "inner": sweep_inner,
         "outer": sweep_outer,
+        "rate-again": sweep_rate_again,
         "diloco": sweep_diloco,
-        "diloco-inner": sweep_diloco_inner,
+        "diloco-rate": sweep_diloco_rate,
     }
     return {
         f"sweep-{kind}-{count}": functools.partial(make, num_learners=count)
@@ -379,6 +461,7 @@ TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "headline": headline,
     "learners": learners,
     "early": early,
+    "inside": inside,
     "failures": failures,
     "receipts": receipts,
     "codecs": codecs,
@@ -388,14 +471,15 @@ TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sizes": sizes,
 }
 
-SWEPT = ("inner", "outer", "diloco", "diloco-inner")
+SWEPT = ("inner", "outer", "rate-again", "diloco", "diloco-rate")
 QUEUE: Sequence[tuple[str, int]] = (
-    ("sweep-rate", 1),
+    ("sweep-rate", 2),
     *((f"sweep-{kind}-4", 1) for kind in SWEPT),
     *((f"sweep-{kind}-8", 1) for kind in SWEPT),
     ("headline", 2),
     ("failures", 1),
     ("early", 2),
+    ("inside", 2),
     ("receipts", 2),
     ("codecs", 2),
     ("mixed", 2),

@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+from rich.console import Console
 
 from atoll.cli import doctor as doctor_module
 from atoll.cli import main
@@ -132,3 +133,9 @@ def test_an_extra_that_is_not_here_names_what_brings_it(monkeypatch):
     found = doctor_module.examine_extras()
     assert found.status == "ok" and "datasets 1.2" in found.value
     assert "wandb (pip install 'atoll[wandb]')" in found.note and "datasets" not in found.note
+
+
+def test_what_stands_in_brackets_is_shown(capsys):
+    found = Finding("extras", "ok", "none", "pip install 'atoll[wandb]'")
+    doctor_module.show([found], Console(width=200))
+    assert "'atoll[wandb]'" in capsys.readouterr().out

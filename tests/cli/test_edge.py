@@ -93,6 +93,15 @@ def test_every_command_is_there_and_says_in_its_help_what_the_table_says(capsys)
             assert "--json" in capsys.readouterr().out, f"{words} has no --json"
 
 
+@pytest.mark.parametrize(
+    ("command", "words"), [("syncer", "[service]"), ("plan", "[[site]]"), ("replay", "[service]")]
+)
+def test_help_shows_what_stands_in_brackets(command, words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert words in capsys.readouterr().out
+
+
 def test_a_command_is_imported_only_when_it_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "atoll.cli.doctor", raising=False)
     cli.build_app(["--help"])

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from atoll.compare.baselines import Together, data_parallel, diloco, local_step_1
+from atoll.compare.baselines import (
+    Together,
+    data_parallel,
+    data_parallel_averaged,
+    diloco,
+    local_step_1,
+)
 from atoll.compare.pace import Pace
 from atoll.simulator.training import Surroundings, TrainingResult
 from atoll.simulator.training_faults import Faults
@@ -24,7 +30,7 @@ def last(looks_and_result: object) -> TrainingResult:
 
 def test_data_parallel_is_one_process_with_the_whole_batch() -> None:
     run = settings(4)
-    assert last(data_parallel(run, sources())).loss == alone(run)
+    assert last(data_parallel(run, sources())).loss == pytest.approx(alone(run), rel=1e-6)
 
 
 def test_averaged_gradients_of_equal_parts_are_those_of_the_whole_batch() -> None:
@@ -80,9 +86,18 @@ def test_an_interruption_of_one_learner_holds_everybody_up() -> None:
     assert struck.now_s > calm.now_s + 9.0
 
 
+def test_averaged_weights_are_the_mean_of_the_last_steps() -> None:
+    run = settings(1, P=4, H=4)
+    once = last(
+        data_parallel_averaged(replace(run, protocol=replace(run.protocol, H=1, P=1)), sources())
+    )
+    assert once.loss == last(data_parallel(run, sources())).loss
+    assert last(data_parallel_averaged(run, sources())).loss != once.loss
+
+
 def test_bytes_of_methods_that_wait() -> None:
     run = settings(4)
     params = build_model(run.train.model, 0).num_params
     steps, rounds = run.train.num_steps, run.train.num_steps // run.protocol.H
-    assert last(data_parallel(run, sources())).up_bytes == 4 * steps * round(0.75 * 2 * params)
+    assert last(data_parallel(run, sources())).up_bytes == 4 * steps * round(1.5 * 2 * params)
     assert last(diloco(run, sources())).up_bytes == 4 * rounds * 4 * params

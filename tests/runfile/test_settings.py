@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from atoll.core.settings import SettingsError
-from atoll.runfile.settings import parse, read_run_file, to_plain, write_resolved
+from atoll.runfile.settings import (
+    LocalSettings,
+    parse,
+    read_run_file,
+    to_plain,
+    write_resolved,
+)
 from atoll.runfile.toml import dump
+from atoll.train.settings import DataSettings, ModelSettings, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*ROOT.glob("configs/*.toml"), ROOT / "src/atoll/cli/demo.toml"])
@@ -59,3 +69,37 @@ def test_toml_that_was_written_is_read_back() -> None:
     table = {"a": 1, "b": [1.5, 2.0], "c": 'it\'s "so"', "d": {"e": True, "f": {"g": float("inf")}}}
     assert tomllib.loads(dump(table)) == table
     assert parse(to_plain(parse(SMALL))) == parse(SMALL)
+
+
+def test_a_resolved_run_file_has_every_setting() -> None:
+    plain = to_plain(parse(SMALL))
+    given = {"run": "x", "budget_tokens": 100}
+    for table, kind in (("model", ModelSettings), ("data", DataSettings)):
+        assert plain["train"][table] == asdict(kind())
+    assert plain["train"]["batch_size"] == TrainSettings().batch_size
+    assert set(plain["local"]) == {each.name for each in fields(LocalSettings)}
+    assert given.items() <= plain["run"].items() and "lease_s" in plain["run"]
+
+
+def test_the_page_of_settings_has_every_key_with_its_default() -> None:
+    heading, page = "", {}
+    for line in (ROOT / "docs/settings.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            heading = line.strip("#` []") + "."
+        elif line.startswith("| `"):
+            _, key, default, _ = line.split("|", maxsplit=3)
+            page[heading.replace("At the top.", "") + key.strip(" `")] = default.strip(" `")
+    known = dict(_flat(to_plain(parse(SMALL))))
+    del known["run.fragment_sizes"]  # worked out from the layout
+    assert page.keys() == known.keys()
+    told = {key: tomllib.loads(f"x = {value}")["x"] for key, value in page.items() if value}
+    assert page.keys() - told.keys() == {"run.run", "run.budget_tokens"}
+    assert told == {key: known[key] for key in told}
+
+
+def _flat(tables: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield before + key, list(value) if isinstance(value, tuple) else value

@@ -54,21 +54,27 @@ def test_tables_take_the_best_rows_of_the_sweeps(tmp_path: Path) -> None:
     table = tables.sweep_outer(folder, 4)
     keep(folder, {table.rows["mean, nesterov 0.7, 0.9"].with_seed(100): 0.5})
     swept(folder, "sweep-outer-4", "")
+    swept(folder, "sweep-rate-again-4", "")
     found = tables.best_decoupled(folder, 4).training
     assert found.train.optimizer.learning_rate == 0.008
     assert found.merge.averaging.rule == "mean"
     assert found.merge.outer.momentum == 0.9
+    assert found.judged_on == "test"
     assert tables.codecs(folder).rows["int4 up and down"].training.uplink == "int4"
 
 
-def test_sweeps_use_seeds_that_no_table_uses(tmp_path: Path) -> None:
+def test_sweeps_use_seeds_and_text_that_no_table_uses(tmp_path: Path) -> None:
     tables, folder = script("tables"), ResultFolder(tmp_path)
-    assert {trial.seed for trial in tables.sweep_rate(folder).trials(2)} == {100, 101}
+    tuned = tables.sweep_rate(folder).trials(2)
+    assert {trial.seed for trial in tuned} == {100, 101}
+    assert {trial.training.judged_on for trial in tuned} == {"tuning"}
     swept(folder, "sweep-rate", "lr 0.002")
     for kind in tables.SWEPT:
         name = f"sweep-{kind}-4"
         swept(folder, name, next(iter(tables.TABLES[name](folder).rows)))
-    assert {trial.seed for trial in tables.early(folder).trials(5)} == {0, 1, 2, 3, 4}
+    told = tables.early(folder).trials(5)
+    assert {trial.seed for trial in told} == {0, 1, 2, 3, 4}
+    assert {trial.training.judged_on for trial in told} == {"test"}
 
 
 def test_the_queue_names_tables_that_exist() -> None:
@@ -83,22 +89,44 @@ def test_the_cost_is_said_and_done_trials_do_not_count(
     table = script("tables").sweep_rate(folder)
     study.do(table, 2, folder, dry=True)
     first = capsys.readouterr().out
-    assert "6 trials to do, 12.3 million tokens" in first
+    assert "10 trials to do, 20.5 million tokens" in first
     keep(folder, {table.trials(1)[0]: 1.0})
     study.do(table, 2, folder, dry=True)
-    assert "5 trials to do" in capsys.readouterr().out
+    assert "9 trials to do" in capsys.readouterr().out
 
 
 def test_the_report_pairs_seeds_and_says_what_is_not_resolved(tmp_path: Path) -> None:
     report, tables = script("report"), script("tables")
     folder = ResultFolder(tmp_path)
     table = tables.sweep_rate(folder)
-    low, middle, _ = table.rows.values()
+    low, middle = table.rows["lr 0.001"], table.rows["lr 0.002"]
     keep(folder, {low.with_seed(seed): 1.0 for seed in table.seeds})
     keep(folder, {middle.with_seed(100): 1.02, middle.with_seed(101): 0.99})
     text = report._text(folder, "sweep-rate")
     assert "| lr 0.002 | 1.0050 | +0.50 % ± 19.06, not resolved | 2 |" in text
-    assert "Not measured yet: lr 0.004." in text
+    assert "Not measured yet: lr 0.0014, lr 0.0028, lr 0.004." in text
+    assert "edge" not in text, "nothing is known of the others"
+
+
+def test_a_sweep_that_is_best_at_its_edge_says_so(tmp_path: Path) -> None:
+    report, tables, folder = script("report"), script("tables"), ResultFolder(tmp_path)
+    for place, trial in enumerate(tables.sweep_rate(folder).rows.values()):
+        keep(folder, {trial.with_seed(100): 1.0 + 0.1 * place})
+    assert "The best row is at an edge of what was tried." in report._text(folder, "sweep-rate")
+
+
+def test_rows_of_another_group_are_compared_within_it(tmp_path: Path) -> None:
+    tables, folder = script("tables"), ResultFolder(tmp_path)
+    swept(folder, "sweep-rate", "lr 0.002")
+    for kind in tables.SWEPT:
+        for count in (4, 8):
+            name = f"sweep-{kind}-{count}"
+            swept(folder, name, next(iter(tables.TABLES[name](folder).rows)))
+    references = tables.failures(folder).references
+    assert references["M = 4, 1.2 million chips"] == references["M = 4, none"] == "M = 4, none"
+    sizes = tables.sizes(folder)
+    assert sizes.references["tiny: decoupled, M = 4"] == "tiny: data-parallel"
+    assert set(sizes.references.values()) <= set(sizes.rows)
 
 
 def test_the_page_has_a_place_for_every_table() -> None:

@@ -37,10 +37,12 @@ def plan(
         Path | None, typer.Option(help="A run file: its model, instead of --params.")
     ] = None,
     sites: Annotated[int, typer.Option(help="Sites, a learner in each.")] = 4,
-    step_s: Annotated[float, typer.Option(help="Seconds of a site's optimizer step.")] = 0.0,
+    step_s: Annotated[
+        float, typer.Option(help="Seconds of a site's optimizer step; has to be given.")
+    ] = 0.0,
     step_tokens: Annotated[str, typer.Option(help="Tokens of a site's step.")] = "1M",
     up_mbit_s: Annotated[float, typer.Option(help="Line of a site, sending; 0: no limit.")] = 1000,
-    down_mbit_s: Annotated[float, typer.Option(help="The same, receiving; 0: as --up.")] = 0.0,
+    down_mbit_s: Annotated[float, typer.Option(help="The same, receiving; 0: as sending.")] = 0.0,
     latency_ms: Annotated[float, typer.Option(help="One way from a site to the syncer.")] = 40,
     chips: Annotated[int, typer.Option(help="Chips of a site.")] = 1,
     mtbi_years: Annotated[

@@ -3,6 +3,8 @@
 * data-parallel: gradients averaged before one optimizer step. Learners with equal parts of a batch
   and averaged gradients are one process with the whole batch, so that is what is computed.
 * local-step-1: every learner takes its own optimizer step, then parameters are averaged.
+* data-parallel-averaged: the same run, judged by the mean of its weights over the last H steps, as
+  a merge is a mean of models too.
 * DiLoCo: H steps apart, then one merge of the whole model, which all take over.
 
 Numbers are those of the simulator's learners: the same batches in the same order, the same
@@ -12,7 +14,8 @@ learning rate at the same token, the same codecs and merge.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +27,12 @@ from atoll.fragments.layout import Layout
 from atoll.fragments.model import tensors_of
 from atoll.merge.codecs import Codec, encoded_bytes
 from atoll.merge.merge import Contribution, FragmentMerger
+from atoll.simulator.judging import glance, judge, part_of
 from atoll.simulator.tensors import (
     GONE,
     Lane,
     TensorSettings,
     encoded,
-    held_out_loss,
     scheduled_step,
     train_together,
 )
@@ -48,6 +51,7 @@ class Together:
     def __init__(self, settings: TrainingSettings, sources: Sources, num_models: int):
         self.settings = settings
         self.sources = sources
+        self.text = part_of(sources.held_out, settings.judged_on)
         self.numbers = TensorSettings(settings.train, num_models, 1, warm_steps=settings.warm_steps)
         self.order = EpochOrder(len(sources.train), settings.train.seed)
         self.pace = Pace(settings)
@@ -75,22 +79,35 @@ class Together:
             lane.step += 1
             scheduled_step(model, optimizer, batch, train, self.tokens)
 
-    def exchange(self, up: int, down: int) -> None:
+    def exchange(self, up: int, down: int, *, at_once: bool = False) -> None:
         """Everybody sends and receives so many bytes, and waits for it."""
         num_learners = self.settings.protocol.M
         self.exchanges += 1
         self.up_bytes += num_learners * up
         self.down_bytes += num_learners * down
         self.pace.exchange(up, self.num_params)
-        self.pace.exchange(down, self.num_params)
+        if not at_once:
+            self.pace.exchange(down, self.num_params)
+
+    def is_look_due(self) -> bool:
+        """Whether the share of the budget is trained after which the next one comes."""
+        due = self.settings.looks()
+        return len(self.looks) < len(due) and self.tokens >= due[len(self.looks)]
 
     def looks_due(self, model: nn.Module) -> Iterator[Look]:
-        """An evaluation where the next one is due."""
-        due = self.settings.looks()
-        if len(self.looks) < len(due) and self.tokens >= due[len(self.looks)]:
-            loss = held_out_loss(model, self.settings.train, self.sources)
-            self.looks.append(Look(self.tokens, self.tokens, self.pace.now_s, loss))
+        """An evaluation where the next one is due; the last one is the judgement."""
+        if self.is_look_due():
+            is_last = len(self.looks) == self.settings.num_looks - 1
+            self.looks.append(self._judgement(model) if is_last else self._glance(model))
             yield self.looks[-1]
+
+    def _glance(self, model: nn.Module) -> Look:
+        loss = glance(model, self.settings.train, self.text)
+        return Look(self.tokens, self.tokens, self.pace.now_s, loss)
+
+    def _judgement(self, model: nn.Module) -> Look:
+        found = judge(model, self.settings.train, self.text)
+        return Look(self.tokens, self.tokens, self.pace.now_s, found.loss, found.by_stretch)
 
     def result(self, diverged: str = "") -> TrainingResult:
         """What came of it: all that was trained is merged."""
@@ -121,6 +138,14 @@ def data_parallel(settings: TrainingSettings, sources: Sources) -> Iterator[Look
     return _whole(run, _in_step(run))
 
 
+def data_parallel_averaged(
+    settings: TrainingSettings, sources: Sources
+) -> Iterator[Look | TrainingResult]:
+    """As data-parallel; what is looked at is the mean of the weights of the last H steps."""
+    run = Together(settings, sources, 1)
+    return _whole(run, _in_step(run, settings.protocol.H))
+
+
 def local_step_1(settings: TrainingSettings, sources: Sources) -> Iterator[Look | TrainingResult]:
     """Own optimizers, parameters averaged at every step."""
     run = Together(settings, sources, settings.protocol.M)
@@ -142,16 +167,19 @@ def _whole(run: Together, looks: Iterator[Look]) -> Iterator[Look | TrainingResu
     yield run.result(diverged)
 
 
-def _in_step(run: Together) -> Iterator[Look]:
+def _in_step(run: Together, window: int = 1) -> Iterator[Look]:
     num_learners = run.settings.protocol.M
-    ring = (num_learners - 1) / num_learners
+    ring = 2 * (num_learners - 1) / num_learners
     each_way = round(ring * encoded_bytes(GRADIENT_CODEC, run.num_params))
+    recent: deque[nn.Module] = deque(maxlen=window)
     for _ in range(run.settings.warm_steps, run.settings.train.num_steps):
         run.step()
         run.pace.steps(1)
         _average(run.models)
-        run.exchange(each_way, each_way)
-        yield from run.looks_due(run.models[0])
+        run.exchange(each_way, each_way, at_once=True)
+        recent.append(run.models[0] if window == 1 else copy.deepcopy(run.models[0]))
+        if run.is_look_due():
+            yield from run.looks_due(_mean(recent))
 
 
 def _apart(run: Together) -> Iterator[Look]:
@@ -165,6 +193,16 @@ def _apart(run: Together) -> Iterator[Look]:
         rounds.merge()
         run.exchange(rounds.up_bytes, rounds.down_bytes)
         yield from run.looks_due(run.models[0])
+
+
+@torch.no_grad()
+def _mean(models: Sequence[nn.Module]) -> nn.Module:
+    if len(models) == 1:
+        return models[0]
+    mean = copy.deepcopy(models[0])
+    for target, *tensors in zip(*(m.parameters() for m in (mean, *models)), strict=True):
+        target.copy_(torch.stack(tensors).mean(dim=0))
+    return mean
 
 
 @torch.no_grad()

@@ -40,6 +40,10 @@ METHODS: Mapping[str, tuple[str, Change]] = {
         "gradients averaged before every step",
         lambda settings: Trial("data-parallel", settings),
     ),
+    "data-parallel-averaged": (
+        "the same, judged by the mean of its weights over the last H steps",
+        lambda settings: Trial("data-parallel-averaged", settings),
+    ),
     "local-step-1": (
         "own optimizers, parameters averaged after every step",
         lambda settings: Trial("local-step-1", settings),

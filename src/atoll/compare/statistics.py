@@ -1,10 +1,15 @@
-"""Paired differences with 95 % intervals: what several seeds say, and what they do not."""
+"""Paired differences with 95 % intervals: what several seeds say, and what they do not.
+
+Two things are drawn by chance: the seed (weights, order of data, pace) and the held-out text. The
+interval holds both: Student's over the seeds' differences, and over those in stretches of the text,
+added as independent errors are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, inf, isfinite, sqrt
+from math import fsum, hypot, inf, isfinite, sqrt
 
 _T_95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -20,6 +25,8 @@ class Difference:
     share: float
     half: float
     num_pairs: int
+    text_half: float = 0.0
+    """The part of `half` that is the text's."""
 
     @property
     def resolved(self) -> bool:
@@ -45,14 +52,27 @@ class Difference:
         return f"{100 * self.share:+.2f} ± {100 * self.half:.2f} %{'' if self.resolved else ' ?'}"
 
 
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    """How far `values` lie above `reference`, pair by pair, relative to the pair's reference."""
+def paired_difference(
+    values: Sequence[float],
+    reference: Sequence[float],
+    by_stretch: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
+) -> Difference:
+    """How far `values` lie above `reference`, pair by pair, relative to the pair's reference.
+
+    `by_stretch` has the same pairs in each stretch of the text.
+    """
     assert len(values) == len(reference) > 0, "pairs come in twos"
-    shares = [value / other - 1 for value, other in zip(values, reference, strict=True)]
+    shares = _shares(values, reference)
     if not all(isfinite(share) for share in shares):
         return Difference(inf, inf, len(shares))
-    mean = fsum(shares) / len(shares)
-    return Difference(mean, half_interval(shares), len(shares))
+    places = [mean(_shares(mine, others)) for mine, others in by_stretch]
+    text_half = half_interval(places) if places else 0.0
+    half = hypot(half_interval(shares), text_half)
+    return Difference(mean(shares), half, len(shares), text_half)
+
+
+def _shares(values: Sequence[float], reference: Sequence[float]) -> list[float]:
+    return [value / other - 1 for value, other in zip(values, reference, strict=True)]
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -60,8 +80,8 @@ def half_interval(values: Sequence[float]) -> float:
     count = len(values)
     if count < 2:
         return inf
-    mean = fsum(values) / count
-    variance = fsum((value - mean) ** 2 for value in values) / (count - 1)
+    middle = mean(values)
+    variance = fsum((value - middle) ** 2 for value in values) / (count - 1)
     quantile = _T_95[count - 2] if count - 2 < len(_T_95) else 2.0
     return quantile * sqrt(variance / count)
 

@@ -60,13 +60,18 @@ FIELDS = (
 )
 
 
-def rows(results: Mapping[str, Mapping[int, TrainingResult]], reference: str) -> list[Row]:
-    """A row for every method with results, compared with the reference seed by seed."""
+def rows(
+    results: Mapping[str, Mapping[int, TrainingResult]], references: Mapping[str, str] | str
+) -> list[Row]:
+    """A row for every method with results, compared with the reference seed by seed.
+
+    `references` names one for all, or one for each row.
+    """
     found = []
     for name, by_seed in results.items():
         if by_seed:
-            others = results.get(reference, {})
-            found.append(Row(name, by_seed, _difference(by_seed, others)))
+            other = references if isinstance(references, str) else references[name]
+            found.append(Row(name, by_seed, _difference(by_seed, results.get(other, {}))))
     return found
 
 
@@ -76,9 +81,24 @@ def _difference(
     shared = sorted(set(mine) & set(others))
     if not shared or mine is others:
         return None
+    ours, theirs = [mine[seed] for seed in shared], [others[seed] for seed in shared]
     return paired_difference(
-        [mine[seed].loss for seed in shared], [others[seed].loss for seed in shared]
+        [each.loss for each in ours], [each.loss for each in theirs], _by_stretch(ours, theirs)
     )
+
+
+def _by_stretch(
+    ours: Sequence[TrainingResult], theirs: Sequence[TrainingResult]
+) -> list[tuple[list[float], list[float]]]:
+    """The last losses of all seeds in each stretch of the text, where all have them."""
+    known = [each.looks[-1].by_stretch if each.looks else () for each in (*ours, *theirs)]
+    if len({len(each) for each in known}) != 1:
+        return []
+    mine, others = known[: len(ours)], known[len(ours) :]
+    return [
+        ([each[place] for each in mine], [each[place] for each in others])
+        for place in range(len(known[0]))
+    ]
 
 
 def megabytes(num_bytes: float) -> str:

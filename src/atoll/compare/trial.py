@@ -11,21 +11,27 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from atoll.compare.baselines import data_parallel, diloco, local_step_1
+from atoll.compare.baselines import (
+    data_parallel,
+    data_parallel_averaged,
+    diloco,
+    local_step_1,
+)
 from atoll.core.settings import SettingsError
 from atoll.simulator.training import Look, TrainingResult, TrainingSettings, simulate_training
 from atoll.train.data import Sources
 from atoll.train.sources import load_sources
 
-Method = Literal["data-parallel", "local-step-1", "diloco", "decoupled"]
-NUMBERS = 1
+Method = Literal["data-parallel", "data-parallel-averaged", "local-step-1", "diloco", "decoupled"]
+NUMBERS = 2
 """Goes up when the same settings give other numbers, so that kept results do not mix."""
-ADDED: Mapping[str, Any] = {"train.optimizer.kind": "adamw", "train.optimizer.momentum": 0.95}
+ADDED: Mapping[str, Any] = {}
 """Settings that came after results were kept, by path ("protocol.tau"), each with the value under
 which nothing is different: with that value they are left out of the key, and kept results count."""
 
 _DONE_BY: Mapping[str, Callable[[TrainingSettings, Sources], Iterator[Look | TrainingResult]]] = {
     "data-parallel": data_parallel,
+    "data-parallel-averaged": data_parallel_averaged,
     "local-step-1": local_step_1,
     "diloco": diloco,
     "decoupled": simulate_training,

@@ -38,9 +38,9 @@ class LocalSettings:
     learners: int = 3
     """Learner processes to start."""
     threads: int = 1
-    """Threads of torch in each of them."""
+    """Threads of torch in each of them, and in `atoll learner`."""
     min_step_s: float = 0.0
-    """A step takes at least so long; keeps a small machine from being the bottleneck."""
+    """A step takes at least so long, in `atoll learner` too; keeps a small machine at ease."""
     evaluate_every_s: float = 30.0
     """Time between two looks at the published parameters' held-out loss."""
     restarts: int = 20

@@ -55,8 +55,8 @@ TEXT = """\
 # The run '{run}'. What stands behind a # is a default, or an example to put in place.
 #
 # Syncer and learners read this file: take the same one to every place. Once the syncer has begun
-# the run, what the syncer follows (all but [train] and [local]) does not change any more, and
-# run.toml beside its state has every setting spelled out.
+# the run, what it follows (all down to [outer]) does not change any more; [service] may, but for
+# host, port and standby. run.toml beside its state has every setting spelled out.
 
 # How learners encode what they send: fp32, bf16, int8 or int4 (the fewest bytes).
 uplink = "int8"
@@ -70,6 +70,8 @@ run = "{run}"
 budget_tokens = {budget}
 # A learner that was silent for so long has to join anew; until then all that is its own stays.
 # lease_s = 120.0
+# Items of the data set, for learner.batches in a loop of your own; 0 counts those of [train.data].
+# dataset_items = 0
 
 [protocol]
 # Learners expected. More may come, fewer may be there.
@@ -142,6 +144,6 @@ clip_norm = 1.0
 [local]
 # `atoll train` starts so many learners on this machine.
 learners = {learners}
-# Threads of torch in each of them.
+# Threads of torch in each of them, and in `atoll learner`: raise it where each has its own machine.
 threads = 1
 """

@@ -11,7 +11,6 @@ data-parallel baseline, train on the same windows.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,19 +34,16 @@ from atoll.merge.merge import (
     MergeError,
     MergeSettings,
 )
+from atoll.simulator.judging import Diverged
 from atoll.train.data import Batch, Sources, load_batch
 from atoll.train.model import Decoder, build_model
 from atoll.train.schedule import learning_rate_at
 from atoll.train.settings import TrainSettings
-from atoll.train.step import build_optimizer, evaluate, set_learning_rate, train_step
+from atoll.train.step import build_optimizer, set_learning_rate, train_step
 
 VERSIONS_KEPT = 9
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state tensors, each of its parameter's shape."""
-
-
-class Diverged(ValueError):
-    """The numbers of a run have left the finite ones."""
 
 
 GONE = (Diverged, MergeError, ContributionError)
@@ -279,12 +275,12 @@ class TensorPayload:
         self._keep(order.fragment, merged.state)
         return merged.state.published.digest
 
-    def evaluate(self) -> float:
-        """Held-out loss of the published parameters, in nats per token."""
+    def published(self) -> nn.Module:
+        """A model with the published parameters."""
         model = copy.deepcopy(self.first.model)
         for fragment, state in self.states.items():
             scatter_(self.layout, fragment, state.published.values, tensors_of(model))
-        return held_out_loss(model, self.settings.train, self.sources)
+        return model
 
     def _keep(self, fragment: int, state: FragmentState) -> None:
         self.states[fragment] = state
@@ -313,15 +309,6 @@ def scheduled_step(
     progress = min(1.0, trained_tokens / train.budget_tokens)
     set_learning_rate(optimizer, learning_rate_at(progress, train.optimizer))
     return float(train_step(model, optimizer, batch, train.step))
-
-
-def held_out_loss(model: nn.Module, train: TrainSettings, sources: Sources) -> float:
-    """The same held-out windows every time, in nats per token."""
-    num_batches, size = train.num_evaluation_batches, train.batch_size
-    loss = evaluate(model, sources.held_out, num_batches, size, train.step)
-    if not math.isfinite(loss):
-        raise Diverged(f"the held-out loss is {loss}")
-    return loss
 
 
 def encoded(codec: Codec, displacement: Tensor) -> Tensor:

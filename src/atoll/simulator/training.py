@@ -14,6 +14,7 @@ from atoll.core.coordinator_state import ENDED, RunSettings
 from atoll.core.settings import ProtocolSettings
 from atoll.merge.codecs import Codec, encoded_bytes
 from atoll.merge.merge import MergeSettings
+from atoll.simulator.judging import HeldOut, glance, judge, part_of
 from atoll.simulator.network import Island, Link
 from atoll.simulator.tensors import GONE, TensorPayload, TensorSettings
 from atoll.simulator.training_faults import Faults, interrupt
@@ -74,7 +75,9 @@ class TrainingSettings:
     warm_steps: int = 0
     """Steps of data-parallel training before; they count as trained and merged tokens."""
     num_looks: int = 8
-    """Evaluations on the way, the last at the end of the budget."""
+    """Evaluations on the way; the last is of the parameters that the run leaves."""
+    judged_on: HeldOut = "all"
+    """Which part of the held-out text they read."""
 
     def __post_init__(self) -> None:
         if self.num_looks < 1 or self.warm_steps < 0:
@@ -107,6 +110,8 @@ class Look:
     """Virtual time since the learners' first step."""
     loss: float
     """On held-out windows, in nats per token."""
+    by_stretch: tuple[float, ...] = ()
+    """The last look's, in each stretch of the held-out text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +151,8 @@ def simulate_training(
             run.advance(tokens)
             looks.append(run.look())
             yield looks[-1]
-        budget_s = looks[-1].time_s
         run.finish()
-        looks[-1] = replace(run.look(), time_s=budget_s)
+        looks[-1] = run.last_look()
     except GONE as error:
         diverged = str(error)
     yield run.result(tuple(looks), diverged)
@@ -170,6 +174,7 @@ class _Run:
             settings.warm_steps,
         )
         self.payload = TensorPayload(numbers, sources)
+        self.text = part_of(sources.held_out, settings.judged_on)
         self.world = _world(settings, self.payload)
         self.interruptions: list[float] = []
         self.began_s = 0.0
@@ -191,10 +196,17 @@ class _Run:
         self._until(self._has_ended)
 
     def look(self) -> Look:
-        """Evaluate what is published."""
+        """A glance at what is published."""
         now_s = self.world.clock.now_s - self.began_s
-        loss = self.payload.evaluate()
+        loss = glance(self.payload.published(), self.settings.train, self.text)
         return Look(self.payload.trained_tokens, self.payload.merged_tokens(), now_s, loss)
+
+    def last_look(self) -> Look:
+        """A judgement of what the run leaves."""
+        found = judge(self.payload.published(), self.settings.train, self.text)
+        now_s = self.world.clock.now_s - self.began_s
+        tokens, merged = self.payload.trained_tokens, self.payload.merged_tokens()
+        return Look(tokens, merged, now_s, found.loss, found.by_stretch)
 
     def result(self, looks: tuple[Look, ...], diverged: str) -> TrainingResult:
         """What came of it."""

@@ -20,7 +20,7 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """The shape of the decoder. The defaults are the preset `tiny`."""
 
@@ -77,7 +77,7 @@ PRESETS: dict[str, ModelSettings] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DataSettings:
     """Where tokens come from. The default needs no download: Python's own source as bytes."""
 
@@ -122,7 +122,7 @@ class DataSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OptimizerSettings:
     """The inner optimizer, and its learning rate over the progress of the run."""
 
@@ -171,7 +171,7 @@ class OptimizerSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StepSettings:
     """How one optimizer step is computed."""
 
@@ -190,7 +190,7 @@ class StepSettings:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrainSettings:
     """One whole training run by one process."""
 

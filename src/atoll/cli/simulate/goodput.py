@@ -25,7 +25,7 @@ def goodput(
     mtbi_years: Annotated[float, typer.Option(help="Years between two failures of a chip.")] = 1.0,
     days: Annotated[float, typer.Option(help="Simulated days; 0: a few seconds' worth.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Draws everything.")] = 0,
-    fragments: Annotated[int, typer.Option(help="P, of which participation depends.")] = 8,
+    fragments: Annotated[int, typer.Option(help="P, on which participation depends.")] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
