@@ -9,11 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from _common import machine, processor, write_results
+from _growth import Growth
 from _lagoon import busy_cores_s
 
 from atoll.chaos.campaign import Campaign
@@ -24,6 +25,8 @@ from atoll.cli.chaos import run_campaign
 from atoll.runfile.settings import RunFile, read_run_file
 
 ROOT = Path(__file__).resolve().parents[1]
+BUSY = 0.60
+"""With more of all cores in use, the machine is what is measured."""
 STORMS = ROOT / "configs" / "storms"
 PICTURES = ROOT / "docs" / "pictures"
 WITHOUT = "without_faults"
@@ -55,6 +58,15 @@ class Busy:
         return round((self._last[1] - self._first[1]) / max(1e-9, seconds * cores), 3)
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What came of a campaign, how busy all cores were, and what grew."""
+
+    report: ChaosReport
+    busy: float
+    growth: dict[str, Any]
+
+
 class Storms:
     """Runs in one folder, which goes when it was not asked for."""
 
@@ -63,14 +75,13 @@ class Storms:
         self.folder = Path(asked.dir or tempfile.mkdtemp(prefix="atoll-storm-"))
         self.busy: dict[str, float] = {}
         self.good: dict[str, bool] = {}
+        self.growth: dict[str, dict[str, Any]] = {}
 
     def run(
         self, name: str, plan: Plan, run: RunFile, baseline: ChaosReport | None = None
     ) -> ChaosReport:
         """One campaign; the one named `WITHOUT` leaves the plan's faults out."""
-        report, self.busy[name] = campaign_of(self._folder_of(name), plan, run, baseline)
-        self.good[name] = report.is_good
-        return report
+        return self._keep(name, campaign_of(self._folder_of(name), plan, run, baseline))
 
     def run_at_once(self, storms: Mapping[str, Plan], run: RunFile) -> dict[str, ChaosReport]:
         """Several campaigns at the same time, on the same machine; each has its own log."""
@@ -80,11 +91,17 @@ class Storms:
                 name: pool.submit(_logged_campaign, self._folder_of(name), plan, run)
                 for name, plan in storms.items()
             }
-            reports = {}
-            for name, each in under_way.items():
-                reports[name], self.busy[name] = each.result()
-                self.good[name] = reports[name].is_good
-        return reports
+            return {name: self._keep(name, each.result()) for name, each in under_way.items()}
+
+    def _keep(self, name: str, ran: Ran) -> ChaosReport:
+        self.busy[name], self.good[name] = ran.busy, ran.report.is_good
+        self.growth[name] = ran.growth
+        return ran.report
+
+    @property
+    def at_ease(self) -> bool:
+        """No run had a machine that was too busy."""
+        return max(self.busy.values()) <= BUSY
 
     def _folder_of(self, name: str) -> Path:
         return self.folder / name
@@ -100,19 +117,22 @@ class Storms:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def campaign_of(
-    folder: Path, plan: Plan, run: RunFile, baseline: ChaosReport | None = None
-) -> tuple[ChaosReport, float]:
-    """What came of it, and how busy all cores were."""
+def campaign_of(folder: Path, plan: Plan, run: RunFile, baseline: ChaosReport | None = None) -> Ran:
+    """One campaign, watched."""
     names = [f"island-{number}" for number in range(run.local.learners)]
     faults = [] if folder.name == WITHOUT else faults_of(plan, names)
-    busy = Busy()
-    campaign = Campaign(folder, run, faults, plan.minutes, busy.look)
+    busy, growth = Busy(), Growth()
+
+    def look(campaign: Campaign) -> None:
+        busy.look(campaign)
+        growth.look(campaign)
+
+    campaign = Campaign(folder, run, faults, plan.minutes, look)
     report = run_campaign(campaign, plan.seed, baseline=baseline)
-    return report, busy.share(machine()["cores"])
+    return Ran(report, busy.share(machine()["cores"]), growth.report())
 
 
-def _logged_campaign(folder: Path, plan: Plan, run: RunFile) -> tuple[ChaosReport, float]:
+def _logged_campaign(folder: Path, plan: Plan, run: RunFile) -> Ran:
     log = folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"{folder.name}: under way, see {log}", flush=True)

@@ -2,10 +2,13 @@
 
 Two replicas, the same model, pace and H, the same machine, one run after the other: torchft's
 DiLoCo over Gloo with its lighthouse and a torchrun for each replica, which restarts it; and
-`atoll train`'s own processes. One replica is killed with SIGKILL. torchft goes into an environment
-of its own, beside this one and with this one's torch:
+`atoll train`'s own processes, which start anew as torchrun's do (`[local] spare = false`), and once
+more with a spare process that has imported everything already, as is usual for Atoll. One replica
+is killed with SIGKILL. It is back when the whole model holds work of its next life: torchft
+synchronises all of it at once, Atoll has merged that work into every fragment by then. torchft goes
+into an environment of its own, beside this one and with this one's torch:
 
-    python benchmarks/beside_torchft.py [--kills 3] [--venv FOLDER]
+    python benchmarks/beside_torchft.py [--kills 5] [--venv FOLDER]
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +37,12 @@ from _storm import STORMS
 
 from atoll.chaos.campaign import Campaign
 from atoll.chaos.plan import Fault
-from atoll.core.events import Boundary
+from atoll.chaos.record import Struck
+from atoll.chaos.tail import TapeTail
+from atoll.core.effects import Merge
+from atoll.core.events import Boundary, Merged
 from atoll.runfile.settings import read_run_file, write_resolved
+from atoll.tape.facts import LifeKey
 from atoll.tape.read import Entry, read_tapes
 
 PACKAGE = "torchft-nightly"
@@ -52,21 +60,24 @@ class Kill:
     survivor_stood_still_s: float
     """The longest time between two steps of the survivor, beyond what a step takes."""
     back_after_s: float
-    """From the kill until work of the killed one was in a synchronisation or merge again."""
+    """From the kill until the whole model held work of the killed one's next life."""
     longest_before_s: float
     """As the first, in the half minute before the kill: what the machine alone makes of it."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--venv", type=Path, help="where torchft is, or is to be installed")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="atoll-torchft-") as folder:
         home = Path(folder)
         python = install(asked.venv or home / "venv")
-        theirs = of_torchft(python, home, asked.kills)
-        ours = of_atoll(home / "atoll", asked.kills)
+        kills = {
+            "torchft": of_torchft(python, home, asked.kills),
+            "atoll": of_atoll(home / "atoll", asked.kills, spare=False),
+            "atoll_with_spare": of_atoll(home / "spare", asked.kills, spare=True),
+        }
     run = read_run_file(RUN_FILE)
     settings = {"H": run.syncer.protocol.H, "min_step_s": run.local.min_step_s, "replicas": 2}
     report = {
@@ -74,19 +85,22 @@ def main() -> int:
         "torch": version("torch"),
         "torchft": version_of(python),
         "settings": settings,
-        "torchft_kills": [vars(each) for each in theirs],
-        "atoll_kills": [vars(each) for each in ours],
+        **{f"{name}_kills": [vars(kill) for kill in of_side] for name, of_side in kills.items()},
     }
     write_results("beside_torchft", processor().split("@")[0], report)
-    for name, kills in (("torchft", theirs), ("atoll", ours)):
-        still = statistics.median(each.survivor_stood_still_s for each in kills)
-        noise = statistics.median(each.longest_before_s for each in kills)
-        back = statistics.median(each.back_after_s for each in kills)
+    for name, of_side in kills.items():
         print(
-            f"{name}: survivor stood still {still:.1f} s (before the kill {noise:.1f} s), "
-            f"killed one back after {back:.1f} s"
+            f"{name}: survivor stood still {spread(k.survivor_stood_still_s for k in of_side)}, "
+            f"before the kill {spread(k.longest_before_s for k in of_side)}, "
+            f"killed one back after {spread(k.back_after_s for k in of_side)}"
         )
     return 0
+
+
+def spread(seconds: Iterable[float]) -> str:
+    """Median and range."""
+    known = sorted(seconds)
+    return f"{statistics.median(known):.1f} s ({known[0]:.1f} to {known[-1]:.1f})"
 
 
 # ---------------------------------------------------------------- torchft
@@ -191,9 +205,10 @@ def records(lines: Path) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- Atoll
 
 
-def of_atoll(folder: Path, num_kills: int) -> list[Kill]:
+def of_atoll(folder: Path, num_kills: int, spare: bool) -> list[Kill]:
     """The same kills; the time between them is the same too."""
     run = read_run_file(RUN_FILE)
+    run = replace(run, local=replace(run.local, spare=spare))
     faults = [
         Fault(SETTLE_S + n * (SETTLE_S + BETWEEN_S), "kill", "island-1") for n in range(num_kills)
     ]
@@ -201,13 +216,39 @@ def of_atoll(folder: Path, num_kills: int) -> list[Kill]:
     campaign = Campaign(folder, run, faults, minutes)
     for _ in campaign.run():
         pass
+    first_merges_s = first_merges_of(campaign)
+    ends, clock_s = boundaries_of(campaign, "island-0")
     kills = []
     for struck in campaign.watch.struck:
-        assert struck.is_healed, "a kill heals"
-        ends, clock_s = boundaries_of(campaign, "island-0")
-        window = (struck.done_s + clock_s, struck.healed_s + clock_s)
-        kills.append(kill_of(ends, window, round(struck.heal_s, 2)))
+        back_s = back_of(struck, first_merges_s, run.syncer.protocol.P)
+        window = (struck.done_s + clock_s, back_s + clock_s)
+        kills.append(kill_of(ends, window, round(back_s - struck.done_s, 2)))
     return kills
+
+
+def first_merges_of(campaign: Campaign) -> dict[LifeKey, dict[int, float]]:
+    """When work of each life was in a fragment for the first time, by fragment."""
+    orders: dict[tuple[int, int], Merge] = {}
+    found: dict[LifeKey, dict[int, float]] = {}
+    for seen in TapeTail(campaign.session.folder.tapes).read():
+        event = seen.entry.event
+        if isinstance(event, Merged):
+            for part in orders.pop((event.fragment, event.version)).parts:
+                life = (part.cut.id.learner, part.cut.id.incarnation)
+                at_s = campaign.watch.clocks.ours_s(seen)
+                found.setdefault(life, {}).setdefault(event.fragment, at_s)
+        for effect in seen.entry.effects:
+            if isinstance(effect, Merge):
+                orders[effect.fragment, effect.version] = effect
+    return found
+
+
+def back_of(struck: Struck, first_merges_s: dict[LifeKey, dict[int, float]], P: int) -> float:
+    """When every fragment held work of the life after the kill."""
+    later = [life for life in first_merges_s if life[0] == struck.who]
+    life = min(life for life in later if life[1] > struck.incarnation)
+    assert len(first_merges_s[life]) == P, "its work came into every fragment before the next kill"
+    return max(first_merges_s[life].values())
 
 
 def boundaries_of(campaign: Campaign, learner: str) -> tuple[list[float], float]:

@@ -9,7 +9,8 @@ run makes. `Mbit/s` are the bytes of contributions and versions alone.
 * busy: it trains as fast as it can, on one core; on two cores there is then no room for the far
   side, which shows in `kept`.
 * paced: a step takes at least twice its processor time, as with an accelerator that trains while
-  the cores have little to do.
+  the cores have little to do. The wait comes before `learner.step`, and the next step begins after
+  it, as in `atoll train`: what `learner.step` takes is not hidden in the wait.
 
 Through a link of 1 Gbit/s each way (`atoll.chaos.proxy`) and without one, clear and under TLS. Aims
 at 1 Gbit/s: 95 % kept in the clear, 93 % under TLS, at 900 Mbit/s or more; without a limit it is
@@ -18,9 +19,9 @@ reported only.
 The set-up is harder than a real one in one respect: the syncer with its merges and the link are on
 the same cores as the trainer. `busy` cores say how full the machine was, `syncer` how much of it
 the far side took, `ferry` what this process took besides the training thread. Kept is the median
-over turns of speed beside over speed alone just before; `work` is the same of the training thread's
-processor time alone, which other programs on the machine and waiting for cores or the interpreter
-lock do not change.
+over turns of speed beside over speed alone just before; `kept work` is the same of the training
+thread's processor time alone, which other programs on the machine and waiting for cores or the
+interpreter lock do not change.
 
     python benchmarks/training_kept.py [--quick] [--turns 3] [--seconds 4]
 """
@@ -115,9 +116,9 @@ class Trainer:
         batch = load_batch(self.data, range(self.at, self.at + BATCH_SIZE))
         self.at = (self.at + BATCH_SIZE) % (len(self.data) - BATCH_SIZE)
         loss = train_step(self.model, self.optimizer, batch, self.settings)
+        time.sleep(max(0.0, begin_s + self.min_step_s - time.monotonic()))
         if learner is not None:
             learner.step(tokens=BATCH_SIZE * MODEL.context, loss=loss)
-        time.sleep(max(0.0, begin_s + self.min_step_s - time.monotonic()))
 
     def run(self, seconds: float, learner: Learner | None = None) -> Stretch:
         for _ in range(WARM_STEPS):
@@ -201,7 +202,9 @@ def show(row: Row) -> None:
         verdict += "" if is_full else f", and the link was not full ({FULL_MBIT_S:.0f} Mbit/s up)"
     kept = f"kept {middle:6.1%} ({row.kept[0]:.1%} to {row.kept[-1]:.1%})"
     case = f"{row.how:5} {row.link:9} {row.security:5}"
-    print(f"{case} {kept}  work {median(row.kept_work):6.1%}   {verdict}")
+    work = f"kept work {median(row.kept_work):6.1%}"
+    work += f" ({row.kept_work[0]:.1%} to {row.kept_work[-1]:.1%})"
+    print(f"{case} {kept}  {work}   {verdict}")
     print(
         f"{'':21} alone {row.alone_steps_per_s:.2f} steps/s, merges per step "
         f"{row.merges_per_step:.2f}, Mbit/s up {row.up_mbit_s:.0f} down {row.down_mbit_s:.0f}, "

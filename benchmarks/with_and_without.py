@@ -9,11 +9,12 @@ ways.
   is taken from training; that is its cost.
 * paced: a step takes as long as keeps learners, ferries and syncer together below 60 % of all
   cores, as with accelerators that train while the cores have little to do. How long that is, a few
-  seconds with Atoll beside find out.
+  seconds with Atoll beside find out. The wait comes before `learner.step`, and the next step begins
+  after it, as in `atoll train`: what `learner.step` takes is not hidden in the wait.
 
-Aim: 98 % of the tokens kept. Kept is the median over turns; `work` is the same of tokens per second
-of processor time, with that of the syncer and all threads counted, which other programs on the
-machine hardly change.
+Aim: 98 % of the tokens kept. Kept is the median over turns; `kept work` is the same of tokens per
+second of processor time, with that of the syncer and all threads counted, which other programs on
+the machine hardly change.
 
     python benchmarks/with_and_without.py [--quick] [--learners 2] [--turns 4] [--seconds 8]
 """
@@ -111,9 +112,9 @@ class Trainer:
         batch = load_batch(self.data, range(self.at, self.at + BATCH_SIZE))
         self.at = (self.at + BATCH_SIZE) % (len(self.data) - BATCH_SIZE)
         loss = train_step(self.model, self.optimizer, batch, self.settings.step)
+        time.sleep(max(0.0, begin_s + min_step_s - time.monotonic()))
         if learner is not None:
             learner.step(tokens=self.settings.step_tokens, loss=loss)
-        time.sleep(max(0.0, begin_s + min_step_s - time.monotonic()))
 
     def run(self, order: dict[str, Any], learner: Learner | None) -> float:
         """Tokens per second between `from_s` and `until_s`, to part of a step."""
@@ -245,7 +246,10 @@ def show(row: Row) -> None:
     verdict = f"aim {AIM:.0%}: {'met' if middle >= AIM else 'missed'}"
     if row.how == "paced" and row.own_busy > MOST_BUSY:
         verdict += f", not paced: {row.own_busy:.0%} of the cores"
-    print(f"{row.how:8} M {row.M}  {kept}  work {median(row.kept_work):6.1%}   {verdict}")
+    work = f"kept work {median(row.kept_work):6.1%}"
+    work += f" ({row.kept_work[0]:.1%} to {row.kept_work[-1]:.1%})"
+    shares = f"{work}  participation {row.participation:6.1%}"
+    print(f"{row.how:8} M {row.M}  {kept}  {shares}   {verdict}")
     print(
         f"{'':13} tokens/s {median(row.without_tokens_per_s):7.0f} without, "
         f"{median(row.with_tokens_per_s):7.0f} with  busy cores {row.busy_without:.2f}, "

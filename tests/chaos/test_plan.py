@@ -58,6 +58,7 @@ def test_a_run_file_is_no_plan() -> None:
             "make the plan longer",
         ),
         ({"run": "a", "storm": {"faults_per_hour": 0}}, "above 0"),
+        ({"run": "a", "storm": {"spares": "island-0"}}, "spares: Expected `array`"),
         ({"run": "a", "minutes": "long", "storm": {}}, "minutes"),
     ],
 )
@@ -96,6 +97,22 @@ def test_who_was_hit_has_rest_while_others_had_it() -> None:
     for fault in faults:
         assert fault.at_s >= over_s[fault.who]
         over_s[fault.who] = fault.at_s + fault.for_s + 19.9
+
+
+def test_who_is_spared_is_never_killed_and_has_other_faults() -> None:
+    spares = ("island-0", "island-3")
+    faults = storm(4, faults_per_hour=600, mix={"kill": 2.0, "reset": 1.0}, spares=spares)
+    killed = {fault.who for fault in faults if fault.kind == "kill"}
+    assert killed == set(LEARNERS) - set(spares)
+    assert {fault.who for fault in faults if fault.kind == "reset"} >= set(spares)
+
+
+def test_who_is_spared_has_to_be_there_and_somebody_has_to_be_left() -> None:
+    with pytest.raises(SettingsError, match="name one from island-0 to island-7"):
+        storm(0, spares=("island-8",))
+    with pytest.raises(SettingsError, match="kill = 0"):
+        storm(0, spares=tuple(LEARNERS))
+    assert storm(0, spares=tuple(LEARNERS), mix={"cut": 1.0})
 
 
 def test_faults_last_as_much_shorter_as_the_storm_says() -> None:

@@ -14,6 +14,10 @@ from atoll.chaos.record import Struck
 from atoll.chaos.tail import Seen, TapeTail
 from atoll.chaos.watch import Watch
 from atoll.chaos.work import Work
+from atoll.core import effects as fx
+from atoll.core import events as ev
+from atoll.core.ids import Cut, CutId
+from atoll.core.reasons import Reason
 from atoll.simulator.world import World
 from atoll.tape.format import segment_files
 from atoll.tape.read import Entry, read_tapes
@@ -81,6 +85,77 @@ def test_entries_of_an_epoch_that_was_never_looked_at_wait(storm: tuple[Path, Wo
     before = watch.merges
     watch.give_up_waiting()
     assert 0 < before < watch.merges
+
+
+def test_an_epoch_that_no_status_showed_holds_up_nobody_and_heals_nothing(
+    storm: tuple[Path, World],
+) -> None:
+    seen = TapeTail(storm[0]).read()
+    first, last = min(each.epoch for each in seen), max(each.epoch for each in seen)
+    assert first < last, "the syncer was restarted"
+    cut = Struck(1, Fault(0, "reset", "l2"), 0.0, 1, lifted_s=0.0)
+    late = Struck(2, Fault(0, "reset", "l2"), BACK_S, 1, lifted_s=BACK_S)
+    watch = Watch(lambda *_: None, struck=[cut, late])
+    watch.clocks.look(0.0, {"epoch": last, "now_s": 0.0})
+    watch.read(seen)
+    assert watch.merges == sum(isinstance(each.entry.event, ev.Merged) for each in seen)
+    assert cut.healed_s == late.healed_s, "by the first epoch that has a time"
+    assert BACK_S <= cut.healed_s < END_S
+
+
+def test_a_fault_of_the_end_that_no_status_followed_did_not_heal(
+    storm: tuple[Path, World],
+) -> None:
+    cut = Struck(1, Fault(0, "reset", "l2"), 0.0, 1, lifted_s=0.0)
+    watch = Watch(lambda *_: None, struck=[cut])
+    watch.read(TapeTail(storm[0]).read())
+    assert watch.merges == 0, "all may still get a time"
+    watch.give_up_waiting()
+    assert watch.merges > 0 and not cut.is_healed
+
+
+def merge(learner: str, incarnation: int, number: int) -> list[Seen]:
+    """The order of a merge of one contribution, and that it is durable; at 100 s."""
+    cut = Cut(CutId(learner, incarnation, number), 0, 0, 10 * number, 10 * number + 10, 1, 1, 0)
+    part = fx.Part(cut, 1.0, 1.0)
+    order = fx.Merge(0, number, number, (part,), (), (), 10, thin=False, reason=Reason("merge"))
+    entries = [
+        Entry(0, 100.0, ev.Tick(), [order]),
+        Entry(1, 100.0, ev.Merged(0, number, ""), []),
+    ]
+    return [Seen("shard-0", 1, each) for each in entries]
+
+
+def looked_at() -> Watch:
+    watch = Watch(lambda *_: None)
+    watch.clocks.look(0.0, {"epoch": 1, "now_s": 0.0})
+    return watch
+
+
+def test_a_contribution_whose_arrival_was_not_seen_heals_nothing() -> None:
+    watch, cut = looked_at(), Struck(1, Fault(0, "cut", "a", 5.0), 90.0, 1, lifted_s=95.0)
+    watch.struck.append(cut)
+    watch.read(merge("a", 1, 1))
+    assert not cut.is_healed and watch.merges == 1
+
+
+def test_a_life_that_spoke_before_the_kill_does_not_heal_it() -> None:
+    watch, kill = looked_at(), Struck(1, Fault(0, "kill", "a"), 90.0, 0, lifted_s=90.0)
+    watch.struck.append(kill)
+    watch.work.reported(("a", 3), 80.0, 5)
+    watch.read(merge("a", 3, 1))
+    assert not kill.is_healed
+    watch.work.reported(("a", 4), 97.0, 5)
+    watch.read(merge("a", 4, 2))
+    assert kill.healed_s == 100.0
+
+
+def test_a_status_without_a_learner_does_not_make_its_life_unknown() -> None:
+    watch = looked_at()
+    member = {"incarnation": 7, "state": "live", "step": 3}
+    watch.look(1.0, {"epoch": 1, "now_s": 1.0, "learners": {"a": member}})
+    watch.look(2.0, {"epoch": 2, "now_s": 0.1, "learners": {}})
+    assert watch.lives == {"a": 7}
 
 
 def test_a_tail_that_is_read_in_pieces_gives_what_the_whole_gives(

@@ -750,6 +750,25 @@ def test_a_phase_whose_record_was_lost_is_proposed_again() -> None:
     assert office.core.state.phase == "training"
 
 
+def test_a_record_under_way_at_the_snapshot_comes_before_those_after_it() -> None:
+    """Else the life that it begins would outlive the record that ended it."""
+    office = Office()
+    office.join("a")
+    office.begin()
+    office.hold_back = True
+    office(msg.Hello("b", "b-process", "layout-1"))
+    kept, begun = office.core.snapshot(), office.log[-1]
+    assert begun.number in kept.pending
+    office.log.clear()
+    office.hold_back = False
+    office(ev.Persisted(begun.number))
+    (b,) = [life.incarnation for life in office.core.state.lives.values() if life.learner == "b"]
+    office(msg.Leave("b", b, "done"))
+    assert [record.kind for record in office.log] == ["departed"]
+    office.crash(kept)
+    assert office.core.state.present("b") is None
+
+
 def test_replaced_processes_stay_out_over_a_restart() -> None:
     office = Office()
     office.join("a", "p1")

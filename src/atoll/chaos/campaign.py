@@ -207,12 +207,13 @@ class Campaign:
             orders=orders,
         )
         return Storm(
-            self.faults, hands, self.watch.struck.append, self._say, lambda: self.now_s, self._life
+            self.faults,
+            hands,
+            self.watch.struck.append,
+            self._say,
+            lambda: self.now_s,
+            lambda learner: self.watch.lives.get(learner, 0),
         )
-
-    def _life(self, learner: str) -> int:
-        status = self.session.local.progress.status.get("learners", {})
-        return int(status.get(learner, {}).get("incarnation", 0))
 
     def _disturb(self, session: Session) -> None:
         """At every look, in the main thread: see, read, begin the storm when all train."""

@@ -61,7 +61,8 @@ def draw(campaign: Campaign, report: ChaosReport, path: Path) -> None:
 
 
 def _title(report: ChaosReport) -> str:
-    rate = report.faults / max(1e-9, (report.window_s[1] - report.window_s[0]) / 3600)
+    in_time = report.faults - report.faults_late
+    rate = in_time / max(1e-9, (report.window_s[1] - report.window_s[0]) / 3600)
     return (
         f"{report.learners} learners, {report.faults} faults in {report.minutes:g} min "
         f"({rate:.0f} per hour), {report.healed} healed: goodput {report.goodput:.1%}, "

@@ -11,6 +11,7 @@
 
     [storm]                             and, or instead, a storm
     faults_per_hour = 125
+    spares = ["island-0"]               learners that it never kills; other faults they may have
     [storm.mix]                         shares of kinds; those of a storm that names none are usual
     kill = 3
     cut = 1
@@ -70,6 +71,8 @@ class StormSettings:
     """Nobody is hit again so soon after a fault is over."""
     for_scale: float = 1.0
     """How much longer or shorter faults last than they do as a rule."""
+    spares: tuple[str, ...] = ()
+    """Learners that it never kills, so that they live through the whole run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.faults_per_hour < float("inf"):

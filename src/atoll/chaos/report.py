@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from atoll.chaos.campaign import Campaign
 from atoll.chaos.fates import fates_of
 from atoll.chaos.goodput import Pace, goodput, median_step_s, time_lost_s
 from atoll.chaos.kinds import KINDS, SYNCER
+from atoll.chaos.plan import Fault
 from atoll.chaos.record import Struck
 from atoll.tape.read import read_tapes
 
@@ -32,6 +34,8 @@ class KindFigures:
 
     faults: int
     healed: int
+    noticed: int
+    """Slow and lossy links need not be."""
     notice: Spread | None
     heal: Spread | None
     heal_after_lift: Spread | None
@@ -42,8 +46,9 @@ class KillFigures:
     """Kills of learners: what each cost, and the goodput that these costs alone would leave."""
 
     kills: int
+    restarts_seen: int
     restart_s: float
-    """Mean time from a kill to the first step of the next life."""
+    """Mean time from a kill to the first step of the next life, where one was seen."""
     lost_s: float
     """Mean work that died, in time of steps."""
     per_second: float
@@ -62,10 +67,15 @@ class ChaosReport:
     learners: int
     faults_planned: int
     faults: int
+    faults_late: int
+    """Of these, done after the plan's end, which is also the end of goodput's window."""
     healed: int
-    left_out: int
+    left_out: dict[str, int]
+    """Faults whose target was not there until the run was stopped, by kind."""
     believed_lies: int
     goodput: float
+    goodput_at_pace: float
+    """With the paced time of a step, `[local] min_step_s`, so slower steps count as lost."""
     participation: float
     merges: int
     step_s: float
@@ -89,10 +99,27 @@ class ChaosReport:
 
     @property
     def is_good(self) -> bool:
-        """Everything healed, nothing was believed, the ledger balances, the tapes verify."""
-        done = self.faults + self.left_out == self.faults_planned
-        healed = self.healed == self.faults and not self.believed_lies
-        return done and healed and self.ledger_balanced and self.verified
+        """Every fault was done and healed, no lie believed, ledger and tapes are right."""
+        return not self.shortcomings
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """What keeps the run from being good, each in words."""
+        found = []
+        if self.faults != self.faults_planned:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.left_out.items())
+            missing = self.faults_planned - self.faults
+            found.append(f"{missing} of {self.faults_planned} faults were left out: {kinds}")
+        for name, kind in self.kinds.items():
+            if kind.healed != kind.faults:
+                found.append(f"{kind.faults - kind.healed} of {kind.faults} {name} did not heal")
+        if self.believed_lies:
+            found.append(f"{self.believed_lies} lies were believed")
+        if not self.ledger_balanced:
+            found.append("the ledger does not balance")
+        if not self.verified:
+            found.append(f"the tapes do not verify: {', '.join(self.checks_failed)}")
+        return found
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -111,6 +138,7 @@ def report_of(campaign: Campaign, seed: int, baseline: ChaosReport | None = None
     watch, census = campaign.watch, campaign.census
     sizes, pace = sizes_of(campaign), pace_of(campaign)
     window_s = window_of(campaign)
+    at_pace = replace(pace, step_s=campaign.run_file.local.min_step_s)
     fates = fates_of(read_tapes(campaign.session.folder.tapes), sizes)
     struck = sorted(watch.struck, key=lambda each: each.done_s)
     report = ChaosReport(
@@ -121,10 +149,12 @@ def report_of(campaign: Campaign, seed: int, baseline: ChaosReport | None = None
         learners=pace.learners,
         faults_planned=len(campaign.faults),
         faults=len(struck),
+        faults_late=len([1 for each in struck if each.done_s > window_s[1]]),
         healed=len([1 for each in struck if each.is_healed]),
-        left_out=len(campaign.storm.left_out),
+        left_out=by_kind(campaign.storm.left_out),
         believed_lies=len([1 for each in struck if not each.refused]),
         goodput=round(goodput(watch.work, sizes, pace, window_s), 4),
+        goodput_at_pace=round(goodput(watch.work, sizes, at_pace, window_s), 4),
         participation=round(census.participation, 4),
         merges=census.counts["merges"],
         step_s=round(pace.step_s, 4),
@@ -169,6 +199,12 @@ def pace_of(campaign: Campaign) -> Pace:
     return Pace(local.learners, train.batch_size * train.model.context, median_step_s(metrics))
 
 
+def by_kind(faults: Iterable[Fault]) -> dict[str, int]:
+    """How many of each kind."""
+    counts = Counter(each.kind for each in faults)
+    return {name: counts[name] for name in KINDS if counts[name]}
+
+
 def kinds_of(struck: list[Struck]) -> dict[str, KindFigures]:
     """Figures by kind, in the order of the kinds."""
     result = {}
@@ -178,6 +214,7 @@ def kinds_of(struck: list[Struck]) -> dict[str, KindFigures]:
             result[name] = KindFigures(
                 len(of_kind),
                 len([1 for each in of_kind if each.is_healed]),
+                len([1 for each in of_kind if each.noticed_s >= 0]),
                 spread(each.notice_s for each in of_kind),
                 spread(each.heal_s for each in of_kind),
                 spread(each.heal_after_lift_s for each in of_kind),
@@ -186,22 +223,31 @@ def kinds_of(struck: list[Struck]) -> dict[str, KindFigures]:
 
 
 def kills_of(campaign: Campaign, sizes: list[int], pace: Pace) -> KillFigures | None:
-    """What the kills of learners cost; None where there was none whose restart was seen."""
-    watch = campaign.watch
-    kills = [each for each in watch.struck if each.fault.kind == "kill" and each.restart_s >= 0]
-    if not kills:
+    """What the kills of learners cost; None where there was none whose restart was seen.
+
+    Of kills within the window alone.
+    """
+    watch, (begin_s, end_s) = campaign.watch, window_of(campaign)
+    done = [each for each in watch.struck if each.done_s <= end_s]
+    kills = [each for each in done if each.fault.kind == "kill"]
+    restarts_s = [each.restart_s for each in kills if each.restart_s >= 0]
+    if not restarts_s:
         return None
     lost_s = []
     for each in kills:
         life = (each.who, each.incarnation)
         tokens = watch.work.lost(life, sizes)
         lost_s.append(tokens / pace.step_tokens * pace.step_s)
-    begin_s, end_s = window_of(campaign)
     per_second = len(kills) / max(1e-9, end_s - begin_s)
-    restart, lost = statistics.fmean(k.restart_s for k in kills), statistics.fmean(lost_s)
+    restart, lost = statistics.fmean(restarts_s), statistics.fmean(lost_s)
     left = 1 - per_second * (restart + lost) / pace.learners
     return KillFigures(
-        len(kills), round(restart, 2), round(lost, 2), round(per_second, 5), round(left, 4)
+        len(kills),
+        len(restarts_s),
+        round(restart, 2),
+        round(lost, 2),
+        round(per_second, 5),
+        round(left, 4),
     )
 
 

@@ -22,8 +22,25 @@ def faults_of(plan: Plan, learners: Sequence[str]) -> list[Fault]:
                 f"fault '{fault.kind}' is for {fault.who}, and there is no such learner: "
                 f"name one from {learners[0]} to {learners[-1]}"
             )
-    drawn = [] if plan.storm is None else draw(plan.storm, plan, learners)
+    drawn = []
+    if plan.storm is not None:
+        _check_spares(plan.storm, learners)
+        drawn = draw(plan.storm, plan, learners)
     return sorted([*plan.fault, *drawn], key=lambda each: (each.at_s, each.kind, each.who))
+
+
+def _check_spares(storm: StormSettings, learners: Sequence[str]) -> None:
+    for name in storm.spares:
+        if name not in learners:
+            raise SettingsError(
+                f"[storm] spares '{name}', and there is no such learner: "
+                f"name one from {learners[0]} to {learners[-1]}"
+            )
+    if storm.shares.get("kill") and set(learners) <= set(storm.spares):
+        raise SettingsError(
+            "[storm] spares every learner, and kills some: take one out, or set kill = 0 in "
+            "[storm.mix]"
+        )
 
 
 def draw(storm: StormSettings, plan: Plan, learners: Sequence[str]) -> list[Fault]:
@@ -38,7 +55,8 @@ def draw(storm: StormSettings, plan: Plan, learners: Sequence[str]) -> list[Faul
         kind = KINDS[dice.choices(list(shares), list(shares.values()))[0]]
         lasts_s = storm.for_scale * dice.uniform(*kind.for_s)
         for_s = min(round(lasts_s, 1), length_s)
-        who = _target(kind, free_s, at_s, dice)
+        spares = storm.spares if kind.group == "kill" else ()
+        who = _target(kind, {n: s for n, s in free_s.items() if n not in spares}, at_s, dice)
         at_s = min(max(at_s, free_s[who]), length_s - for_s)
         free_s[who] = at_s + for_s + storm.rest_s
         faults.append(Fault(round(at_s, 1), kind.name, who, for_s))

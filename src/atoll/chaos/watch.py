@@ -1,11 +1,14 @@
 """Seeing from the syncer's tapes and status what faults did: noticed, healed, merged, present.
 
 Tapes carry the syncer's own time; every look at the status says which of our time that was, for
-each epoch (a process of the syncer) anew. Must never guess: what the tapes do not show stays open.
+each epoch (a process of the syncer) anew. Must never guess: what the tapes do not show stays open,
+and an entry of an epoch that no status ever showed has no time, so it counts for merged work, and
+nothing is noticed or healed by it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +21,7 @@ from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.core.ids import CutId
+from atoll.tape.facts import LifeKey
 
 Say = Callable[[str, Struck], None]
 ARRIVALS_KEPT = 4096
@@ -37,7 +41,11 @@ class Clocks:
 
     def ours_s(self, seen: Seen) -> float:
         """When an entry happened; infinity where the epoch was never looked at."""
-        return self.behind_s.get(seen.epoch, float("inf")) + seen.entry.now_s
+        return self.behind_s.get(seen.epoch, math.inf) + seen.entry.now_s
+
+    def may_come(self, epoch: int) -> bool:
+        """A status of this epoch can still be had: epochs only rise."""
+        return epoch > max(self.behind_s, default=-1)
 
 
 @dataclass(slots=True)
@@ -49,6 +57,8 @@ class Watch:
     struck: list[Struck] = field(default_factory=list)
     work: Work = field(default_factory=Work)
     merges: int = 0
+    lives: dict[str, int] = field(default_factory=dict)
+    """The newest life of each learner that a status or a tape ever showed."""
     _orders: dict[tuple[int, int], fx.Merge] = field(default_factory=dict)
     _arrived: dict[tuple[CutId, int], float] = field(default_factory=dict)
     _waiting: list[Seen] = field(default_factory=list)
@@ -67,6 +77,8 @@ class Watch:
                 noticed = member is not None and member["state"] != "live"
             if noticed:
                 self._noticed(each, at_s)
+        for name, member in learners.items():
+            self._lived(name, int(member["incarnation"]))
         for each in self.struck:
             self._steps_again(each, learners.get(each.who, {}), at_s)
 
@@ -85,31 +97,37 @@ class Watch:
     # ------------------------------------------------------------ tapes
 
     def read(self, seen: list[Seen]) -> None:
-        """New entries, in order. Those of an epoch that was not looked at yet wait for a look."""
+        """New entries, in order. Those of an epoch that was not looked at yet wait for a look.
+
+        Where a later one was looked at already, they wait no longer: they never get a time.
+        """
         entries, self._waiting = [*self._waiting, *seen], []
         for place, each in enumerate(entries):
-            if self.clocks.ours_s(each) == float("inf"):
+            at_s = self.clocks.ours_s(each)
+            if at_s == math.inf and self.clocks.may_come(each.epoch):
                 self._waiting = entries[place:]
                 return
-            self._entry(self.clocks.ours_s(each), each.entry.event, each.entry.effects)
+            self._entry(at_s, each.entry.event, each.entry.effects)
 
     def give_up_waiting(self) -> None:
         """The run is over: what has no time is read for what it says all the same."""
         entries, self._waiting = self._waiting, []
         for each in entries:
-            self._entry(float("inf"), each.entry.event, each.entry.effects)
+            self._entry(self.clocks.ours_s(each), each.entry.event, each.entry.effects)
 
     def _entry(self, at_s: float, event: Any, effects: list[Any]) -> None:
+        has_time = at_s < math.inf
         match event:
-            case ev.Arrived() if not event.defect:
+            case ev.Arrived() if has_time and not event.defect:
                 self._arrived[event.cut.id, event.cut.fragment] = at_s
                 while len(self._arrived) > ARRIVALS_KEPT:
                     del self._arrived[next(iter(self._arrived))]
-            case ev.Disconnected():
+            case ev.Disconnected() if has_time:
                 for each in self._open():
                     if each.who == event.learner and at_s >= each.done_s:
                         self._noticed(each, at_s)
-            case msg.Report():
+            case msg.Report() if has_time:
+                self._lived(event.learner, event.incarnation)
                 self.work.reported((event.learner, event.incarnation), at_s, event.tokens)
             case ev.MergeRecovered():
                 for learner, incarnation, end in event.through:
@@ -130,7 +148,10 @@ class Watch:
         for part in order.parts:
             cut = part.cut
             life, span = (cut.id.learner, cut.id.incarnation), (cut.first_token, cut.end_token)
+            self._lived(*life)
             self.work.merged(life, event.fragment, span)
+        if at_s == math.inf:
+            return
         for each in self._open():
             if each.is_lifted and self._heals(each, order, at_s):
                 each.healed_s = at_s
@@ -146,10 +167,19 @@ class Watch:
             if id.learner != struck.who:
                 continue
             if struck.is_kill:
-                return id.incarnation > struck.incarnation
-            arrived_s = self._arrived.get((id, order.fragment), at_s)
-            return arrived_s >= struck.lifted_s
+                return self._is_after(struck, (id.learner, id.incarnation))
+            arrived_s = self._arrived.get((id, order.fragment))
+            return arrived_s is not None and arrived_s >= struck.lifted_s
         return False
+
+    def _is_after(self, struck: Struck, life: LifeKey) -> bool:
+        """A later life than the killed one, which had not said anything before the kill."""
+        reports = self.work.reports.get(life)
+        said_before = reports is not None and reports[0][0] < struck.done_s
+        return life[1] > struck.incarnation and not said_before
+
+    def _lived(self, learner: str, incarnation: int) -> None:
+        self.lives[learner] = max(incarnation, self.lives.get(learner, 0))
 
     # ------------------------------------------------------------ faults
 

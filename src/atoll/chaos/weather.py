@@ -1,7 +1,8 @@
 """The storm itself: a thread that does each fault at its time, and lifts it when it is over.
 
-A fault whose target is not there, or has not healed from the last one, waits for it, though not
-for ever. Must never outlive the run: `stop` lifts everything that holds.
+A fault whose target is not there waits until it is; one whose target has not healed from the last
+one waits too, though not for ever. What still waits when the run is stopped was left out. Must
+never outlive the run: `stop` lifts everything that holds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from atoll.chaos.plan import Fault
 from atoll.chaos.record import Struck
 
 PATIENCE_S = 90.0
-"""So long a fault waits for its target; then it goes ahead, or is left out."""
+"""So long a fault waits for its target to heal from the last one; then it goes ahead."""
 TICK_S = 0.05
 STOP_S = 60.0
 
@@ -33,7 +34,7 @@ class Storm:
     say: Callable[[str, Struck], None]
     clock: Callable[[], float]
     life_of: Callable[[str], int]
-    """The present incarnation of a learner."""
+    """The newest incarnation of a learner that was ever seen."""
     left_out: list[Fault] = field(default_factory=list)
     error: BaseException | None = None
     begun_s: float = 0.0
@@ -82,13 +83,13 @@ class Storm:
                 self._held.remove(each)
                 self._lifted(each)
             time.sleep(TICK_S)
-        self.left_out += waiting
+        self.left_out = waiting
 
     def _is_due(self, struck: Struck) -> bool:
         return self.clock() >= struck.done_s + struck.fault.for_s
 
     def _try(self, fault: Fault, late_s: float) -> bool:
-        """True when it is done, or given up."""
+        """True when it is done."""
         last = self._last.get(fault.who)
         if last is not None and not last.is_lifted:
             return False
@@ -98,9 +99,7 @@ class Storm:
         struck = Struck(self.num_done + 1, fault, self.clock(), life)
         done, note = self.hands.begin(fault)
         if not done:
-            if late_s >= PATIENCE_S:
-                self.left_out.append(fault)
-            return late_s >= PATIENCE_S
+            return False
         struck.note, struck.refused = note, not note.startswith("BELIEVED")
         self._last[fault.who] = struck
         self.num_done += 1

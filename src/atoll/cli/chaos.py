@@ -40,8 +40,9 @@ def chaos(
     """Train while processes are killed, links cut and disks filled: does it heal?
 
     Real processes, signals and sockets; needs no root. Writes timeline.jsonl, chaos.json and, with
-    the `plots` extra, timeline.png into the run folder. Exit code 0 only when every fault healed,
-    no lie was believed, the ledger balances and the tapes verify. The same seed, the same faults.
+    the `plots` extra, timeline.png into the run folder. Exit code 0 only when every fault was done
+    and healed, no lie was believed, the ledger balances and the tapes verify. The same seed, the
+    same faults.
     """
     chosen, run = _chosen(plan, storm, faults_per_hour)
     if minutes is not None:
@@ -57,6 +58,7 @@ def chaos(
     else:
         show_chaos(page(), report)
     if not report.is_good:
+        print(f"not good: {'; '.join(report.shortcomings)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -86,7 +86,7 @@ def _faults(report: ChaosReport) -> Table:
     title = f"{report.faults} faults in {report.minutes:g} minutes, seed {report.seed}"
     table = Table(title=title, title_justify="left")
     table.add_column("fault")
-    for name in ("number", "healed", "noticed after", "healed after", "after it was over"):
+    for name in ("number", "healed", "noticed", *AFTER):
         table.add_column(name, justify="right")
     for name, kind in report.kinds.items():
         table.add_row(name, *_cells(kind))
@@ -95,7 +95,7 @@ def _faults(report: ChaosReport) -> Table:
 
 def _cells(kind: KindFigures) -> list[str]:
     spreads = [_spread(each) for each in (kind.notice, kind.heal, kind.heal_after_lift)]
-    return [str(kind.faults), str(kind.healed), *spreads]
+    return [str(kind.faults), str(kind.healed), str(kind.noticed), *spreads]
 
 
 def _spread(spread: Spread | None) -> str:
@@ -115,6 +115,8 @@ def _figures(report: ChaosReport) -> Table:
     if report.kills is not None:
         kills = report.kills
         text = f"{kills.restart_s:.1f} s to restart, {kills.lost_s:.1f} s of work lost"
+        if kills.restarts_seen < kills.kills:
+            text += f" ({kills.restarts_seen} of {kills.kills} restarts seen)"
         table.add_row("a kill costs", text)
         table.add_row("so goodput should be", f"{kills.goodput_from_costs:.2%} by kills alone")
     return table
@@ -130,8 +132,14 @@ def _dropped(report: ChaosReport) -> str:
     return "\n".join(texts) or "none"
 
 
+def _left_out(report: ChaosReport) -> str:
+    return "\n".join(f"{kind} {count}" for kind, count in report.left_out.items()) or "none"
+
+
+AFTER = ("noticed after", "healed after", "after it was over")
 ROWS: list[tuple[str, Any]] = [
     ("goodput", lambda r: f"{r.goodput:.2%}"),
+    ("goodput at the set pace", lambda r: f"{r.goodput_at_pace:.2%}"),
     ("lost around faults", _lost),
     ("participation", lambda r: f"{r.participation:.1%}"),
     ("merges", lambda r: f"{r.merges:,}"),
@@ -140,7 +148,8 @@ ROWS: list[tuple[str, Any]] = [
     ("of these not merged", _dropped),
     ("processes restarted", lambda r: str(r.restarts)),
     ("lies believed", lambda r: str(r.believed_lies)),
-    ("faults left out", lambda r: str(r.left_out)),
+    ("faults left out", _left_out),
+    ("faults after the plan's end", lambda r: str(r.faults_late)),
     ("ledger", lambda r: "balanced" if r.ledger_balanced else "NOT BALANCED"),
     ("tapes", lambda r: "verified" if r.verified else f"FAILED: {', '.join(r.checks_failed)}"),
 ]

@@ -304,18 +304,23 @@ class CoordinatorCore:
         if not cs.knows(event.kind):
             self._desk.refuse("driver", "unknown_record", f"records are not {event.kind!r}")
         elif event.number in state.pending or event.number > state.record_number:
+            self._apply_pending(event.number)
             state.pending.pop(event.number, None)
             state.record_number = max(state.record_number, event.number)
             state.apply(event.kind, dict(event.fields))
+
+    def _apply_pending(self, before: float) -> None:
+        """Records that were under way when the snapshot was taken, in the order they were made."""
+        state = self.state
+        for number in sorted(each for each in state.pending if each < before):
+            record = state.pending.pop(number)
+            state.apply(record.kind, record.fields)
 
     def _restarted(self, event: ev.Restarted) -> None:
         state = self.state
         assert event.epoch > state.epoch, "a takeover has a higher epoch"
         state.epoch = event.epoch
-        for number in sorted(state.pending):
-            record = state.pending[number]
-            state.apply(record.kind, record.fields)
-        state.pending.clear()
+        self._apply_pending(math.inf)
         state.asking.clear()
         state.asks.clear()
         state.deadlines.clear()

@@ -12,6 +12,7 @@ from rich.table import Table
 from atoll.cli.output import page, print_json
 from atoll.cli.quantities import count_of
 from atoll.cli.simulate.progress import progress_to_stderr
+from atoll.simulator.chips.constants import PROTOCOL
 from atoll.simulator.chips.goodput import Goodput, Share, measure
 from atoll.simulator.chips.settings import SINGLE, SYSTEMS, ChipRun
 
@@ -26,6 +27,7 @@ def goodput(
     days: Annotated[float, typer.Option(help="Simulated days; 0: a few seconds' worth.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Draws everything.")] = 0,
     fragments: Annotated[int, typer.Option(help="P, on which participation depends.")] = 8,
+    overlap: Annotated[int, typer.Option(help="tau of streaming, in steps.")] = PROTOCOL.tau,
     plot: Annotated[Path | None, typer.Option(help="Write a chart to this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -33,7 +35,8 @@ def goodput(
 
     Where there is a syncer, the cores of production decide, and only merged work is useful.
     """
-    run = ChipRun(system, count_of(chips, "--chips"), learners, mtbi_years, days, seed, fragments)
+    asked = (mtbi_years, days, seed, fragments, overlap)
+    run = ChipRun(system, count_of(chips, "--chips"), learners, *asked)
     with progress_to_stderr("simulating") as progress:
         result = measure(run, progress=progress)
     if plot is not None:

@@ -168,7 +168,7 @@ def fleet(run: ChipRun, constants: ChipConstants) -> Callable[[float], Totals]:
 def chip_world(run: ChipRun, constants: ChipConstants, conditions: Conditions) -> ChipWorld:
     """Islands of equal size that join within the first step, and the syncer."""
     step_s = constants.step_s
-    method = method_of(run.system, run.learners, run.fragments, step_s)
+    method = method_of(run.system, run.learners, run.fragments, step_s, run.overlap_steps)
     link = Link(PROTOCOL.control_s, bulk_s=PROTOCOL.transfer_s / method.protocol.P)
     names = [f"island-{number:03}" for number in range(run.learners)]
     islands = [

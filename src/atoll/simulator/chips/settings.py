@@ -44,6 +44,9 @@ class ChipRun:
     fragments: int = 8
     """P. The method's 24 cost three times the events for the same goodput and uptime; learners in a
     pause then miss more rounds, so participation is lower."""
+    overlap_steps: int = PROTOCOL.tau
+    """tau of Streaming DiLoCo: steps in which a merge may come back before a learner waits for it.
+    Decoupled measures how many it needs."""
 
     def __post_init__(self) -> None:
         if self.system not in SYSTEMS:
@@ -57,6 +60,10 @@ class ChipRun:
             fits = ", ".join(str(P) for P in range(1, PROTOCOL.H + 1) if PROTOCOL.H % P == 0)
             text = f"fragments = {self.fragments} must divide H = {PROTOCOL.H}: choose of {fits}"
             raise SimulationError(text)
+        if not 1 <= self.overlap_steps < PROTOCOL.H:
+            raise SimulationError(
+                f"overlap_steps = {self.overlap_steps} must be from 1 to below H = {PROTOCOL.H}"
+            )
         if self.num_islands > self.chips:
             raise SimulationError(
                 f"{self.chips} chips cannot be divided among {self.learners} learners: "
@@ -94,7 +101,9 @@ class Method:
     lead_steps: int = 0
 
 
-def method_of(system: str, M: int, P: int, step_s: float) -> Method:
+def method_of(
+    system: str, M: int, P: int, step_s: float, overlap_steps: int = PROTOCOL.tau
+) -> Method:
     """The cores' settings for diloco (which has one fragment), streaming or decoupled."""
     H = PROTOCOL.H
     common: dict[str, Any] = {
@@ -109,7 +118,7 @@ def method_of(system: str, M: int, P: int, step_s: float) -> Method:
     common |= {"first_round_s": NEVER_S, "min_round_s": NEVER_S}
     if system == "diloco":
         return Method(_called_early(1, H, common), True, H, 0)
-    return Method(_called_early(P, H, common), True, H // P, PROTOCOL.tau)
+    return Method(_called_early(P, H, common), True, H // P, overlap_steps)
 
 
 def _called_early(P: int, H: int, common: dict[str, Any]) -> ProtocolSettings:
