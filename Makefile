@@ -27,7 +27,7 @@ help:
 	@echo 'make test-all  those and the heavy ones, with the extras that they need'
 	@echo 'make check     format, lint, types, structure'
 	@echo 'make format    put the format right, and the lint that can be'
-	@echo 'make bench     every benchmark, one after the other'
+	@echo 'make bench     the benchmarks, one after the other, but for those that take hours'
 	@echo 'make fuzz      simulate SEEDS=$(SEEDS) random fault schedules'
 	@echo 'make setup     only .venv; the others do it by themselves'
 	@echo 'make clean     remove caches and builds; make distclean .venv as well'

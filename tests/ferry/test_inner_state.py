@@ -7,14 +7,17 @@ import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from atoll.ferry.errands import Checkpoints
 from atoll.ferry.inner import InnerState
-from atoll.ferry.inner_file import InnerFile, Owner, read_inner
+from atoll.ferry.inner_file import FRAME, MAGIC, InnerFile, Owner, read_inner
+from atoll.ferry.mailbox import InnerJob
 from atoll.fragments import Layout
 from atoll.fragments.inner import InnerStateError, contents_of
 from atoll.fragments.model import tensors_of
@@ -230,6 +233,29 @@ def test_a_checkpoint_comes_back_whole_and_the_newest_that_is_whole_counts(tmp_p
     }
 
 
+def test_a_full_disk_costs_a_checkpoint_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    _, _, inner = island()
+    path = tmp_path / "ann.inner"
+    new = path.with_name("ann.inner.new")
+    checkpoints = Checkpoints(InnerFile(path, OWNER), P, 60.0)
+
+    def write() -> str:
+        for fragment in range(P):
+            job = InnerJob(inner.plan(fragment), step=7)
+            assert job.copy.take(None)
+            said = checkpoints.write(job)
+            if said:
+                return said
+        return ""
+
+    new.symlink_to("/dev/full")
+    said = write()
+    assert "no checkpoint of inner state" in said and "No space left" in said
+    assert not new.is_symlink() and not path.exists()
+    assert write() == ""
+    assert read_inner(path, OWNER, inner.layout).step == 7
+
+
 def test_a_checkpoint_of_somebody_else_or_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
     _, _, inner = island()
     path = tmp_path / "ann.inner"
@@ -243,6 +269,10 @@ def test_a_checkpoint_of_somebody_else_or_a_damaged_one_is_passed_over(tmp_path:
         path.write_bytes(harm)
         with pytest.raises(InnerStateError):
             read_inner(path, OWNER, inner.layout)
+    deep = b"[" * 60_000
+    path.write_bytes(MAGIC + FRAME.pack(len(deep), crc32(deep)) + deep)
+    with pytest.raises(InnerStateError, match="cannot be read"):
+        read_inner(path, OWNER, inner.layout)
 
 
 def test_state_that_the_optimizer_has_already_is_kept() -> None:

@@ -257,3 +257,12 @@ def _tunnel_once(listener: socket.socket, port: int) -> list[bytes]:
 
     threading.Thread(target=serve, daemon=True).start()
     return seen
+
+
+def test_nothing_that_is_printed_of_a_door_lets_anybody_in(
+    new_lagoon: Callable[..., Lagoon],
+) -> None:
+    invite = new_lagoon().invite
+    door = door_of(invite)
+    assert door.authorization.startswith("Bearer ")
+    assert door.authorization not in f"{door!r} {door}"

@@ -7,13 +7,17 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import atoll
+from atoll.core import effects as fx
+from atoll.core import events as ev
 from atoll.core import messages as msg
 from atoll.learner import JoinError
 from atoll.merge.chain import Chain, first_version
+from atoll.tape.read import Entry, read_tapes
 from ferry.lagoon import Lagoon, greet
 from learner.test_learner import SETTINGS, SOON, flats, tiny, train
 
@@ -78,3 +82,23 @@ def test_only_the_main_thread_can_ask_for_signals(lagoon: Lagoon) -> None:
     thread.start()
     thread.join(20.0)
     assert raised and "main thread" in str(raised[0])
+
+
+def test_a_join_that_fails_at_its_end_leaves_no_learner_behind(lagoon: Lagoon) -> None:
+    nobody_hears_it = replace(SOON, leave_on=(signal.SIGKILL,))
+    with pytest.raises(OSError, match="Invalid argument"):
+        atoll.join(tiny(), invite=lagoon.invite, name="ann", options=nobody_hears_it)
+    assert "atoll-ferry" not in {thread.name for thread in threading.enumerate()}
+    left = lagoon.heard[-1]
+    assert isinstance(left, msg.Leave) and left.why == "it could not join"
+
+
+def test_the_tape_holds_the_leaving_and_ends_properly(lagoon: Lagoon, tmp_path: Path) -> None:
+    options = replace(SOON, tapes=tmp_path)
+    with atoll.join(tiny(), invite=lagoon.invite, name="ann", options=options) as learner:
+        learner.step(tokens=10)
+    ((segment,),) = [tape.segments for tape in read_tapes(tmp_path)]
+    assert segment.ended and not segment.torn
+    seen = [item for item in segment.items() if isinstance(item, Entry)]
+    assert any(isinstance(each.event, ev.LeaveAsked) for each in seen)
+    assert isinstance(seen[-1].effects[-1], fx.Over)

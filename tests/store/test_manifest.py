@@ -25,6 +25,9 @@ def book(directory: Path, hard_links: bool = True) -> ManifestBook:
     return ManifestBook(directory, faulty(directory / "x", hard_links=False))
 
 
+TOO_LONG = "x" * 300
+"""A link to it is a path that is neither there nor not there: looking at it is an error."""
+
 BOTH = pytest.mark.parametrize("hard_links", [True, False])
 
 
@@ -154,3 +157,46 @@ def test_a_link_that_fails_for_another_reason_is_no_reason_for_the_fallback(tmp_
         mine.commit(manifest(1))
     assert disk.operations[3].startswith("link") and mine.method == "hard link"
     mine.commit(manifest(1))
+
+
+def test_an_owner_whose_path_is_gone_commits_nothing(tmp_path: Path) -> None:
+    mine = book(tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    mine.commit(manifest(1))
+    (tmp_path / "here").rename(tmp_path / "there")
+    for look in (mine.check_fence, mine.glance_at_fence, lambda: mine.commit(manifest(2))):
+        with pytest.raises(DiskFailed, match="not to be seen"):
+            look()
+    (tmp_path / "there").rename(tmp_path / "here")
+    mine.check_fence()
+    mine.commit(manifest(2))
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_failed_disk(tmp_path: Path) -> None:
+    mine = book(tmp_path / "here")
+    (tmp_path / "here").mkdir()
+    mine.commit(manifest(1))
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "here").symlink_to(TOO_LONG)
+    for look in (mine.check_fence, mine.glance_at_fence, mine.latest, mine.clean_temporaries):
+        with pytest.raises(DiskFailed, match="File name too long"):
+            look()
+
+
+def test_a_manifest_that_cannot_be_looked_at_is_a_failed_disk(tmp_path: Path) -> None:
+    (tmp_path / manifest_file(1)).symlink_to(TOO_LONG)
+    with pytest.raises(DiskFailed, match="File name too long"):
+        book(tmp_path).latest()
+
+
+def test_a_glance_does_not_wait_for_a_commit(tmp_path: Path) -> None:
+    class Busy(LocalDisk):
+        def fsync_dir(self, path: Path) -> None:
+            mine.glance_at_fence()
+            super().fsync_dir(path)
+
+    mine = ManifestBook(tmp_path, Busy())
+    mine.commit(manifest(1))
+    book(tmp_path).commit(manifest(2, epoch=2))
+    with pytest.raises(Fenced):
+        mine.glance_at_fence()

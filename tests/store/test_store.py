@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import torch
 
 from atoll.store.disk import LocalDisk
 from atoll.store.errors import (
+    DiskFailed,
     Fenced,
     LogDamaged,
     ManifestDamaged,
@@ -375,3 +377,46 @@ def test_a_process_killed_while_it_appends_loses_nothing_it_has_shown(tmp_path: 
         assert "ended without closing" in store.notes[0]
         commit(store, 1000)
         assert values_in(store.recover()) == [*values, 1000]
+
+
+def test_a_record_is_not_acknowledged_where_the_path_to_the_run_is_gone(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "here", RUN) as owner:
+        commit(owner, 0)
+        (tmp_path / "here").rename(tmp_path / "there")
+        with Store.open(tmp_path / "there", RUN) as other:
+            with pytest.raises(DiskFailed, match="not to be seen"):
+                commit(owner, 1)
+            commit(other, 2)
+            assert values_in(other.recover()) == [0, 2]
+        (tmp_path / "there").rename(tmp_path / "here")
+        with pytest.raises(Fenced):
+            commit(owner, 3)
+
+
+def test_a_path_that_was_gone_for_a_while_costs_nothing(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "here", RUN) as owner:
+        commit(owner, 0)
+        (tmp_path / "here").rename(tmp_path / "there")
+        with pytest.raises(DiskFailed):
+            commit(owner, 1)
+        (tmp_path / "there").rename(tmp_path / "here")
+        commit(owner, 2)
+        assert values_in(owner.recover()) == [0, 2]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_snapshot_that_is_committed_stands_though_nothing_can_be_removed(
+    tmp_path: Path, code: int
+) -> None:
+    class NoRemoval(LocalDisk):
+        def unlink(self, path: Path) -> None:
+            if path.suffix in (".log", ".safetensors"):
+                raise OSError(code, os.strerror(code))
+            super().unlink(path)
+
+    with Store.create(tmp_path, RUN, SMALL, NoRemoval()) as store:
+        for value in range(30):
+            commit(store, value)
+            snapshot(store, list(range(value + 1)))
+        assert "could not clean up" in " ".join(store.notes)
+        assert values_in(store.recover()) == list(range(30))

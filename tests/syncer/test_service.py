@@ -22,6 +22,7 @@ from atoll.access.tls import (
     server_context,
     write_credentials,
 )
+from atoll.access.tokens import Role, authorization
 from atoll.core import effects as fx
 from atoll.core import events as ev
 from atoll.core import messages as msg
@@ -102,6 +103,53 @@ def test_a_full_disk_stops_merging_and_says_so_until_there_is_room(tmp_path: Pat
         assert outcome[0].version >= first.version
         assert other.status()["waiting"] == ""
         other.close()
+        client.leave()
+
+
+def test_a_snapshot_that_found_no_room_is_said_until_there_is_one(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path / "graveyard", Faults(room_bytes=64 << 20))  # the log's reserve
+    settings = settings_of(snapshot_every_merges=6)
+    with serving(tmp_path / "runs", settings, new=True, disk=disk) as service:
+        client = begun(service.address.port)
+        merger = Merger(client)
+        status = client.http.status
+        rounds = 0
+        while not status()["trouble"]:
+            merger.round()
+            rounds += 1
+            assert rounds < 20
+        said = status()["trouble"]
+        assert said.startswith("no snapshot, the log has everything: disk full")
+        merger.round()
+        assert status()["trouble"] == said, "a merge does not take it back"
+        disk.faults = Faults()
+        while not status()["counts"]["snapshots"]:
+            merger.round()
+            rounds += 1
+            assert rounds < 40
+        assert status()["trouble"] == ""
+        client.leave()
+
+
+def test_a_reader_that_stops_reading_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("atoll.syncer.downloads.SLICE_S", 0.2)
+    caplog.set_level("INFO", "atoll.syncer")
+    layout = layout_of(P=1, rows=1 << 18)
+    num_bytes = 4 * layout.fragments[0].numel
+    with serving(tmp_path, settings_of(P=1), new=True) as service:
+        client = begun(service.address.port, layout=layout)
+        said = authorization(SECRET, Role.OBSERVER)
+        with socket.socket() as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.connect(("127.0.0.1", service.address.port))
+            head = f"GET {ROOT}/fragments/0 HTTP/1.1\r\nHost: x\r\nAtoll-Protocol: 1\r\n"
+            silent.sendall(f"{head}Authorization: {said}\r\n\r\n".encode())
+            until(lambda: "does not read what it asked for" in caplog.text, "it is cut off")
+        assert 0 < service.counts.bytes_out < num_bytes
+        assert "Traceback" not in caplog.text
+        assert len(client.fetch(0).body) == num_bytes
         client.leave()
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from atoll.store.disk import LocalDisk
 from atoll.store.errors import Fenced
 from atoll.store.heartbeat import ENDED, STOPPED, heartbeat_file, read_beat
 from atoll.store.store import Store
@@ -91,6 +94,111 @@ def test_a_pulse_beats_from_the_start_and_hears_that_the_run_is_lost(tmp_path: P
             pulse.stop()
         last = read_beat(tmp_path / RUN, 1)
         assert last is not None and last.state != STOPPED, "a fenced syncer has nothing to say"
+
+
+TOO_LONG = "x" * 300
+"""A link to it is a path that is neither there nor not there: looking at it is an error."""
+
+
+@contextmanager
+def out_of_sight(run: Path) -> Iterator[None]:
+    aside = run.with_name("aside")
+    run.rename(aside)
+    run.symlink_to(TOO_LONG)
+    try:
+        yield
+    finally:
+        run.unlink()
+        aside.rename(run)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atoll.syncer.pulse.BEAT_S", 0.02)
+
+
+def count_of(store: Store, root: Path) -> int:
+    beat = read_beat(root / RUN, store.epoch)
+    return beat.count if beat is not None else 0
+
+
+@contextmanager
+def beating(store: Store, heard: list[Exception]) -> Iterator[None]:
+    pulse = Pulse(store, heard.append)
+    pulse.start()
+    try:
+        yield
+    finally:
+        pulse.stop()
+
+
+def test_a_disk_that_cannot_be_looked_at_is_waited_for_and_is_no_silence(tmp_path: Path) -> None:
+    with Store.create(tmp_path, RUN) as store:
+        store.heartbeat.beat()
+        watch, clock = watched(tmp_path)
+        assert watch.look().do == WAIT
+        clock.now_s += 60.0
+        with out_of_sight(tmp_path / RUN):
+            turn = watch.look()
+        assert turn.do == WAIT and "cannot see who owns the run" in turn.why
+        assert watch.look().do == WAIT, "nobody could see whether it beat"
+        clock.now_s += 5.0
+        assert watch.look().do == TRY
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_pulse_goes_on_after_a_disk_that_could_not_be_looked_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = list[Exception]()
+    with Store.create(tmp_path, RUN) as store, beating(store, heard):
+        with out_of_sight(tmp_path / RUN):
+            until(lambda: "cannot see who owns" in caplog.text, "the failed look")
+        before = count_of(store, tmp_path)
+        until(lambda: count_of(store, tmp_path) > before, "a beat")
+        assert not heard
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_pulse_beats_while_a_commit_is_under_way(tmp_path: Path) -> None:
+    busy, free = threading.Event(), threading.Event()
+
+    class Busy(LocalDisk):
+        def fsync_dir(self, path: Path) -> None:
+            if busy.is_set() and path.name == RUN:
+                assert free.wait(60.0)
+            super().fsync_dir(path)
+
+    heard = list[Exception]()
+    with Store.create(tmp_path, RUN, disk=Busy()) as store, beating(store, heard):
+        lsn = store.commit_record(1, {})
+        busy.set()
+        commit = threading.Thread(target=store.commit_snapshot, args=({}, {}, lsn))
+        commit.start()
+        try:
+            until(lambda: (tmp_path / RUN / "manifest-000002.json").exists(), "the commit")
+            before = count_of(store, tmp_path)
+            until(lambda: count_of(store, tmp_path) > before + 3, "beats")
+            assert commit.is_alive()
+        finally:
+            free.set()
+            commit.join()
+        assert not heard
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_pulse_that_cannot_go_on_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise KeyError("a mistake of ours")
+
+    heard = list[Exception]()
+    with Store.create(tmp_path, RUN) as store:
+        monkeypatch.setattr(store, "glance_at_fence", fail)
+        with beating(store, heard):
+            until(lambda: heard, "the mistake")
+    assert isinstance(heard[0], KeyError)
+    last = read_beat(tmp_path / RUN, 1)
+    assert last is not None and last.state == STOPPED, "the next syncer need not wait"
 
 
 def test_a_beat_needs_no_room_and_survives_what_cannot_be_read(tmp_path: Path) -> None:

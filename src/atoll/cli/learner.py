@@ -10,17 +10,20 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import torch
 import typer
 
-from atoll.learner import IslandOptions, join
-from atoll.runfile.settings import read_run_file
+from atoll.learner import IslandOptions, Learner, join
+from atoll.observe.lines import Lines
+from atoll.runfile.settings import RunFile, read_run_file
 from atoll.train.island import train_on_island
 from atoll.train.model import build_model
 from atoll.train.sources import load_sources
 from atoll.train.step import build_optimizer
+
+log = logging.getLogger("atoll.learner")
 
 LEAVE_S = 25.0
 """Clouds and clusters give 30 seconds or more."""
@@ -36,6 +39,16 @@ def learner(
         Path | None,
         typer.Option(help="Append a line of JSON for each step; the optimizer's state beside it."),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Keep the optimizer's state here, on a local disk; else by --metrics."),
+    ] = None,
+    max_up_mbit_s: Annotated[
+        float, typer.Option(metavar="MBIT", min=0.0, help="Send at most so much; 0: no cap.")
+    ] = 0.0,
+    proxy: Annotated[
+        str, typer.Option(metavar="URL", help="Go through the proxy http://HOST:PORT.")
+    ] = "",
     tapes: Annotated[Path | None, typer.Option(help="Record this learner's tape here.")] = None,
     watch_stdin: Annotated[
         bool, typer.Option("--watch-stdin", help="Stop when standard input ends.")
@@ -64,22 +77,33 @@ def learner(
     )
     if watch_stdin:
         _stop_with_parent()
+    if checkpoint is None and metrics is not None:
+        checkpoint = metrics.with_suffix(".inner")
+    options = IslandOptions(
+        proxy=proxy,
+        max_up_mbit_s=max_up_mbit_s,
+        tapes=tapes,
+        checkpoint=checkpoint,
+        leave_s=leave_s,
+        leave_on=(signal.SIGTERM, signal.SIGINT),
+        max_alone_s=max_alone,
+    )
     run = read_run_file(run_file)
+    me = _take_part(run, (invite, name), options, _Lines(metrics, as_json))
+    if me.is_alone:
+        _print(f"this island has ended: {me.why_over}", sys.stderr)
+        raise typer.Exit(1)
+    _print(f"this island has left: {me.farewell or 'the syncer was not told'}", sys.stderr)
+
+
+def _take_part(run: RunFile, who: tuple[Path, str], options: IslandOptions, out: _Lines) -> Learner:
+    """Train until the run is over, or this island is told to leave; `who` is invite and name."""
     torch.set_num_threads(run.local.threads)
     model = build_model(run.train.model, run.train.seed).to(run.train.device)
     optimizer = build_optimizer(model, run.train.optimizer)
     sources = load_sources(run.train.data, run.train.model.context, run.train.model.vocab_size)
-    out = _Lines(metrics, as_json)
-    leave_on = (signal.SIGTERM, signal.SIGINT)
-    checkpoint = metrics.with_suffix(".inner") if metrics is not None else None
-    options = IslandOptions(
-        tapes=tapes,
-        checkpoint=checkpoint,
-        leave_s=leave_s,
-        leave_on=leave_on,
-        max_alone_s=max_alone,
-    )
-    with join(model, optimizer, invite=invite, name=name, options=options) as me, out:
+    invite, name = who
+    with join(model, optimizer, invite=invite, name=name, options=options) as me:
         out.write({"event": "joined", "incarnation": me.incarnation, "data": me.data_seed})
         out.write({"event": "restored", **asdict(me.restored)})
         records = train_on_island(
@@ -87,40 +111,37 @@ def learner(
         )
         for record in records:
             out.write(asdict(record))
-            if record.step % 50 == 0 and not as_json:
-                print(
-                    f"step {record.step}  loss {record.loss:.3f}  run {record.progress:.0%}",
-                    file=sys.stderr,
-                )
-    if me.is_alone:
-        print(f"this island has ended: {me.why_over}", file=sys.stderr)
-        raise typer.Exit(1)
-    print(f"this island has left: {me.farewell or 'the syncer was not told'}", file=sys.stderr)
+            if record.step % 50 == 0 and not out.as_json:
+                said = f"step {record.step}  loss {record.loss:.3f}  run {record.progress:.0%}"
+                _print(said, sys.stderr)
+    return me
 
 
 class _Lines:
-    """Where the lines of metrics go."""
+    """Where the lines of metrics go; a full disk costs lines, not the training."""
 
     def __init__(self, path: Path | None, as_json: bool):
-        self._as_json = as_json
+        self.as_json = as_json
         self._file = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._file = Lines(path)
 
     def write(self, record: dict[str, object]) -> None:
-        line = json.dumps(record)
         if self._file is not None:
-            self._file.write(line + "\n")
-        if self._as_json:
-            print(line, flush=True)
+            self._file.add(record)
+        if self.as_json:
+            _print(json.dumps(record), sys.stdout)
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+def _print(text: str, out: TextIO) -> None:
+    """To a pipe, a screen or a file; only a reader that has gone is a reason to end."""
+    try:
+        print(text, file=out, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        log.debug("a line was not printed: %s", error)
 
 
 def _stop_with_parent() -> None:

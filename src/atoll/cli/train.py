@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,6 +19,7 @@ from atoll.launch.folder import RunFolder
 from atoll.launch.leases import with_leases
 from atoll.launch.report import Report
 from atoll.launch.session import Session
+from atoll.runfile.changes import differences
 from atoll.runfile.settings import RunFile, read_run_file
 
 
@@ -28,7 +32,8 @@ def train(
 ) -> None:
     """Train on this machine: start a syncer and learners, and start again what dies.
 
-    Ctrl-C stops in order, and the same command goes on where it was. Ends with a report.
+    Ctrl-C and SIGTERM stop in order, and the same command goes on where it was. Ends with a
+    report.
     """
     run = read_run_file(run_file)
     report = run_here(run, directory or Path("runs") / run.name, as_json)
@@ -42,13 +47,14 @@ def run_here(
     disturb: Callable[[Session], None] = lambda _: None,
 ) -> Report:
     """Run it to its end, showing how it stands."""
-    folder = RunFolder(directory)
+    folder, asked = RunFolder(directory), run
     run, new = folder.prepare(run if folder.run_file.exists() else with_leases(run))
+    _say_what_stays(asked, run, folder)
     if folder.report.exists():
         print("this run has ended; this is its report. --dir names another folder", file=sys.stderr)
         return Report.read(folder.report)
     session = Session(folder, run, new, disturb)
-    with RunDisplay() as display:
+    with _stopped_by_sigterm(), RunDisplay() as display:
         for progress in session.run():
             display.show(progress, session.local.incidents)
             if as_json:
@@ -56,6 +62,31 @@ def run_here(
                 print_json({**state, "trained": progress.trained, "running": progress.running})
         display.show(session.local.progress, session.local.incidents)
     return session.report()
+
+
+def _say_what_stays(asked: RunFile, run: RunFile, folder: RunFolder) -> None:
+    """A run goes on with what its learners began with, whatever the run file says now."""
+    for change in differences(run, asked, ("train", "local")):
+        print(
+            f"{change.key} stays {change.old!r}, as this run began, and is not {change.new!r}: "
+            f"{folder.run_file} holds what counts, and another --dir begins another run",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM stops in order, as Ctrl-C does; a second one changes nothing."""
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def finish(report: Report, as_json: bool) -> None:

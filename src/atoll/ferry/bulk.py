@@ -1,4 +1,4 @@
-"""One kept HTTP connection for bulk: blocking, 1 MiB slices, into memory that is already there.
+"""One kept HTTP connection for bulk: blocking, in slices, into memory that is already there.
 
 Used by one thread. Must never copy a body on its way, nor read more than it was given room for.
 Whatever breaks is a LinkBrokenError, whatever the syncer says no to a RefusedError with its
@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ from atoll.ferry.forks import keep_from_children
 from atoll.ferry.pace import Pace
 
 SLICE_BYTES = 1 << 20
+SEND_BYTES = 1 << 16
+"""TLS takes what it is given or times out, so it is given little."""
+UNSENT_BYTES = 1 << 17
+"""No more than that waits in the kernel to be sent: the answer is waited for from when the last of
+it was taken, and must not be given up while a slow link still works through it."""
 SHORT_BYTES = 1 << 26
 """The longest answer that is taken without memory set aside for it (a layout, say)."""
 _BROKEN = (OSError, http.client.HTTPException)
@@ -132,7 +138,7 @@ class BulkConnection:
             for start in range(0, body.nbytes, step):
                 part = body[start : start + step]
                 self.pace.take(part.nbytes)
-                connection.send(part)
+                _send_all(connection.sock, part)
         except (BrokenPipeError, ConnectionResetError):
             return True
         return False
@@ -177,6 +183,7 @@ def _settle(sock: socket.socket, stall_s: float) -> None:
     keep_from_children(sock)
     sock.settimeout(stall_s)
     ask_for_bbr(sock)
+    _keep_little_unsent(sock)
 
 
 def break_off(sock: socket.socket) -> None:
@@ -194,6 +201,22 @@ def ask_for_bbr(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, b"bbr")
     except OSError:
         return  # the kernel does not have it, or does not let us
+
+
+def _send_all(sock: socket.socket, part: memoryview) -> None:
+    """As `sendall`, whose time-out is for all of it; here it is for the next bytes that move."""
+    most = SEND_BYTES if isinstance(sock, ssl.SSLSocket) else part.nbytes
+    sent = 0
+    while sent < part.nbytes:
+        sent += sock.send(part[sent : sent + most])
+
+
+def _keep_little_unsent(sock: socket.socket) -> None:
+    """Or a whole part would lie in the kernel, and its answer be waited for since it came there."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
 
 
 def _read(response: http.client.HTTPResponse, into: memoryview | None) -> Answer:

@@ -71,7 +71,7 @@ class Door:
 
     run: str
     addresses: tuple[Address, ...]
-    authorization: str
+    authorization: str = field(repr=False)
     tls: ssl.SSLContext | None
     proxy: Address | None = None
     connect_s: float = CONNECT_S

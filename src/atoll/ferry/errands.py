@@ -58,7 +58,7 @@ class Checkpoints:
             if job.copy.fragment == self._num_fragments - 1:
                 self._file.finish(job.step)
         except OSError as error:
-            self._file.close()
+            self._file.give_up()
             return f"no checkpoint of inner state: {error}"
         return ""
 

@@ -141,6 +141,7 @@ class Ferry:
         finally:
             self.link.close(CLOSE_S)
             self.transfers.stop(CLOSE_S)
+            self._tape.close()
 
     def _next(self) -> object:
         """What came, or a tick when the core's deadline is reached first."""

@@ -15,6 +15,7 @@ import os
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +50,7 @@ class InnerFile:
 
     def begin(self) -> None:
         """A new file, beside the old one."""
+        self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._new.open("wb")
         self._file.write(MAGIC)
@@ -74,11 +76,18 @@ class InnerFile:
         finally:
             os.close(folder)
 
+    def give_up(self) -> None:
+        """What was written is worth nothing, and takes no room any more. Raises nothing."""
+        self.close()
+        with suppress(OSError):
+            self._new.unlink()
+
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file. What is still in its buffer is of no use: `finish` has synced."""
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            with suppress(OSError):
+                file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,6 @@ def _frame(file: BinaryIO, limit_bytes: int) -> memoryview:
 def _plain(body: memoryview) -> dict[str, Any]:
     try:
         plain = json.loads(bytes(body))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InnerStateError(f"the checkpoint cannot be read: {error}") from error
     return plain if isinstance(plain, dict) else {}

@@ -47,6 +47,7 @@ class Child:
     _began_s: float = 0.0
     _short_lives: int = 0
     _was_healthy: bool = False
+    _was_asked: bool = False
     _deaths_s: list[float] = field(default_factory=list, repr=False)
     _log_file: IO[bytes] | None = field(default=None, repr=False)
 
@@ -69,6 +70,7 @@ class Child:
         """This process is its next life."""
         assert not self.is_running
         self.process, self._began_s = process, time.monotonic()
+        self._was_asked = False
         self.starts += 1
 
     def environment(self) -> dict[str, str]:
@@ -126,12 +128,18 @@ class Child:
         if self.process is not None and self.is_running:
             self.process.send_signal(signal.SIGKILL)
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, once in a life: to a learner a second one means to go at once."""
+        if self.process is not None and self.is_running and not self._was_asked:
+            self._was_asked = True
+            self.process.terminate()
+
     def stop(self, limit_s: float) -> None:
         """Ask it to stop, wait, and kill it if it does not."""
         if self.process is None:
             return
         if self.is_running:
-            self.process.terminate()
+            self.ask_to_stop()
             try:
                 self.process.wait(limit_s)
             except subprocess.TimeoutExpired:

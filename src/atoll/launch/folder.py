@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from atoll.access.tls import issue_server, make_authority, write_credentials
 from atoll.access.tokens import new_secret
 from atoll.core.settings import SettingsError
 from atoll.runfile.settings import RunFile, read_run_file, write_resolved
+from atoll.store.text import append_line, write_whole
 from atoll.syncer.settings import settings_to
 
 LOOPBACK = "127.0.0.1"
@@ -89,14 +91,15 @@ class RunFolder:
 
     def add_seconds(self, seconds: float) -> None:
         """A session is over."""
-        with self.sessions.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"seconds": round(seconds, 2)}) + "\n")
+        append_line(self.sessions, json.dumps({"seconds": round(seconds, 2)}))
 
     def seconds(self) -> float:
-        """Wall time of all sessions."""
+        """Wall time of all sessions that could be written down; torn lines count for nothing."""
         result = 0.0
-        for line in self.sessions.read_text(encoding="utf-8").splitlines():
-            result += float(json.loads(line)["seconds"])
+        with suppress(FileNotFoundError):
+            for line in self.sessions.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, KeyError, TypeError):
+                    result += float(json.loads(line)["seconds"])
         return result
 
     def metrics(self, learner: str) -> Path:
@@ -154,7 +157,7 @@ class RunFolder:
         """Write down what a new run follows; from here on it does not change."""
         for folder in (self.root / "logs", self.state, self.tapes):
             folder.mkdir(parents=True, exist_ok=True)
-        self.syncer_settings.write_text(json.dumps(settings_to(run_file.syncer)), encoding="utf-8")
+        write_whole(self.syncer_settings, json.dumps(settings_to(run_file.syncer)))
         write_resolved(self.run_file, run_file)
 
     def resume(self, asked: RunFile) -> RunFile:

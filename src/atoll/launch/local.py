@@ -8,6 +8,7 @@ protocol takes it back. Where a spare is warm, it becomes the learner. Whatever 
 
 from __future__ import annotations
 
+import logging
 import select
 import subprocess
 import sys
@@ -21,13 +22,17 @@ from atoll.launch.folder import RunFolder
 from atoll.launch.spare import Spare
 from atoll.launch.status import fetch_status
 from atoll.runfile.settings import RunFile
+from atoll.syncer.standby import OVER, WAIT, OwnerWatch
 
 START_S = 60.0
+"""A syncer that starts and shows no sign of life for so long is given up."""
 STOP_S = 20.0
 LINGER_S = 5.0
 REFILL_S = 5.0
 """The next spare warms up when no learner was started for so long."""
 FENCED = 3
+
+log = logging.getLogger("atoll.launch")
 
 
 class LaunchError(ValueError):
@@ -105,18 +110,23 @@ class LocalRun:
         """Learners first, then the syncer; nothing is left behind."""
         self.spare.stop()
         for child in self.learners.values():
-            if child.process is not None and child.is_running:
-                child.process.terminate()
+            child.ask_to_stop()
         for child in self.learners.values():
             child.stop(STOP_S)
         self.syncer.stop(STOP_S)
 
     def _start_syncer(self) -> None:
+        watch = self._owner_watch()
+        watch.look()
         self.syncer.command = self._syncer_command()
         self.syncer.start(stdout=subprocess.PIPE)
         process = self.syncer.process
         assert process is not None and process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], START_S)
+        while not (ready := select.select([process.stdout], [], [], START_S)[0]):
+            turn = watch.look()
+            if turn.do != WAIT or not turn.epoch:
+                break
+            self._say_slow_start()
         line = process.stdout.readline() if ready else b""
         if not line:
             process.kill()
@@ -125,6 +135,16 @@ class LocalRun:
                 f"the syncer did not start: {self.syncer.last_words()} (see {self.syncer.log})"
             )
         self.new = False
+
+    def _owner_watch(self) -> OwnerWatch:
+        return OwnerWatch(self.folder.state, self.run_file.name)
+
+    def _say_slow_start(self) -> None:
+        """Both ways: nothing is shown of a run before its syncer listens."""
+        seconds = time.monotonic() - self.began_s
+        what = f"still reads its state, {seconds:.0f} s after its start: it is waited for"
+        self.say("syncer", what)
+        log.warning("the syncer %s", what)
 
     # ------------------------------------------------------------ looking after it
 
@@ -152,6 +172,8 @@ class LocalRun:
 
     def _look_after(self, child: Child) -> None:
         status = child.died()
+        if child is self.syncer and child.ended_well:
+            child.ended_well = self._owner_watch().look().do == OVER  # somebody may have stopped it
         if status is not None and not child.ended_well:
             self._say_death(child, status)
         due = child.process is None and not child.ended_well and child.starts > 0

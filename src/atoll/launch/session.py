@@ -46,6 +46,8 @@ class Session:
     loss_last: float = float("nan")
     joined_s: float = 0.0
     ended_s: float = 0.0
+    unkept_s: float = 0.0
+    """Wall time of this session, where it could not be written down."""
     last_status: dict[str, Any] = field(default_factory=dict)
     local: LocalRun = field(init=False)
     published: PublishedLoss = field(init=False)
@@ -62,9 +64,12 @@ class Session:
             self.local.start()
             yield from self._watch()
         finally:
-            self.folder.add_seconds(self._seconds())
-            self.local.stop()
-            self.published.close()
+            seconds = self._seconds()
+            try:
+                self.local.stop()
+            finally:
+                self.published.close()
+                self._keep_seconds(seconds)
 
     def kill(self, learner: str) -> None:
         """SIGKILL a learner, as if its machine were gone."""
@@ -79,7 +84,7 @@ class Session:
         figures = Figures(
             run=self.run_file.name,
             run_dir=self.folder.root,
-            seconds=self.folder.seconds(),
+            seconds=self.folder.seconds() + self.unkept_s,
             learners=self.run_file.local.learners,
             loss_first=self.loss_first,
             loss_last=self.loss_last,
@@ -127,6 +132,14 @@ class Session:
     def _seconds(self) -> float:
         """Wall time of this session, from when learners trained to the run's end or the stop."""
         return (self.ended_s or time.monotonic()) - self.joined_s if self.joined_s else 0.0
+
+    def _keep_seconds(self, seconds: float) -> None:
+        try:
+            self.folder.add_seconds(seconds)
+        except OSError as error:
+            self.unkept_s = seconds
+            what = f"cannot write down its {seconds:.0f} s for the reports of later ones: {error}"
+            self.local.say("session", what)
 
     def _look(self, progress: Progress) -> None:
         seconds = time.monotonic() - self.local.began_s

@@ -119,13 +119,17 @@ def join(
     learner.go_with_the_interpreter()
     ferry.start(0.0 if inner.is_there else options.restore_s)
     _installed(learner, mailbox, door, (until_s, options.join_s))
-    owner = passage.owner(island, inner)
-    around = Circumstances(ferry.is_under_way(), mailbox.inherited, options.checkpoint, owner)
-    learner.restored = replace(restore(inner, around), took_s=time.monotonic() - began_s)
-    mailbox.inherited = None
-    log.info("%s: %s", learner_name, learner.restored)
+    try:
+        owner = passage.owner(island, inner)
+        around = Circumstances(ferry.is_under_way(), mailbox.inherited, options.checkpoint, owner)
+        learner.restored = replace(restore(inner, around), took_s=time.monotonic() - began_s)
+        mailbox.inherited = None
+        log.info("%s: %s", learner_name, learner.restored)
+        learner.notice.listen(options.leave_on)
+    except BaseException:
+        learner.close(0.0, "it could not join")
+        raise
     set_current(learner)
-    learner.notice.listen(options.leave_on)
     return learner
 
 

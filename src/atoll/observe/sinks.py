@@ -1,21 +1,26 @@
 """Where a run's figures go: a file of JSON lines always, TensorBoard where it is installed, and
 Weights & Biases where it is asked for.
 
-The libraries of the last two are extras, imported when the first figure comes. Must never write a
-secret: a sink is given figures and settings of the run file, which hold none, and W&B finds its
-own key where its own login left it.
+The libraries of the last two are extras, imported when the first figure comes. Must never raise
+for a disk that is full, nor write a secret: a sink is given figures and settings of the run file,
+which hold none, and W&B finds its own key where its own login left it.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from atoll.observe.lines import Lines
+from atoll.store.text import write_whole
+
+log = logging.getLogger("atoll.observe")
 
 WandbMode = Literal["off", "offline", "online"]
 
@@ -61,27 +66,32 @@ class Sinks:
             )
         self._settings = settings
         self._subject = subject
-        self._file = file
+        self._lines = Lines(file)
         self._events: Any = None
         self._wandb: Any = None
 
     def write(self, tokens: int, figures: Mapping[str, float]) -> None:
         """The figures at a moment of the run."""
-        with self._file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"tokens": tokens, **figures}) + "\n")
+        self._lines.add({"tokens": tokens, **figures})
         if self._settings.tensorboard and importlib.util.find_spec("tensorboard") is not None:
-            self._to_tensorboard(tokens, figures)
+            self._try(self._to_tensorboard, tokens, figures)
         if self._settings.wandb != "off":
-            self._to_wandb(tokens, figures)
+            self._try(self._to_wandb, tokens, figures)
 
     def close(self) -> None:
         """Write what is held back."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        if self._wandb is not None:
-            self._wandb.finish()
-            self._wandb = None
+        events, self._events = self._events, None
+        if events is not None:
+            self._try(events.close)
+        wandb, self._wandb = self._wandb, None
+        if wandb is not None:
+            self._try(wandb.finish)
+
+    def _try(self, tell: Callable[..., None], *what: object) -> None:
+        try:
+            tell(*what)
+        except OSError as error:
+            log.warning("figures are lost on their way to a sink: %s", error)
 
     def _to_tensorboard(self, tokens: int, figures: Mapping[str, float]) -> None:
         if self._events is None:
@@ -100,7 +110,7 @@ class Sinks:
         """Kept in the run folder, so that a run that is resumed is one run there too."""
         file = self._subject.folder / "wandb.id"
         if not file.exists():
-            file.write_text(secrets.token_hex(4), encoding="ascii")
+            write_whole(file, secrets.token_hex(4))
         return file.read_text(encoding="ascii").strip()
 
     def _begin_wandb(self) -> Any:

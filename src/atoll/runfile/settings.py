@@ -23,6 +23,7 @@ import msgspec
 from atoll.core.settings import SettingsError, unknown_key
 from atoll.observe.sinks import ObserveSettings
 from atoll.runfile.toml import dump
+from atoll.store.text import write_whole
 from atoll.syncer.settings import SyncerSettings, settings_from, settings_to
 from atoll.train.settings import PRESETS, TrainSettings
 
@@ -128,7 +129,7 @@ def to_plain(run_file: RunFile) -> dict[str, Any]:
 def write_resolved(path: Path, run_file: RunFile) -> None:
     """The run file with every default spelled out; it can be run again."""
     head = "# The settings of this run, with every default spelled out.\n\n"
-    path.write_text(head + dump(to_plain(run_file)), encoding="utf-8")
+    write_whole(path, head + dump(to_plain(run_file)))
 
 
 def _with_preset(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -157,7 +157,9 @@ def disk_errors(disk: Disk, path: Path, needed_bytes: int = 0) -> Iterator[None]
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise DiskFull(path, needed_bytes, disk.free_bytes(path.parent)) from error
+            with read_errors(path):
+                free_bytes = disk.free_bytes(path.parent)
+            raise DiskFull(path, needed_bytes, free_bytes) from error
         raise DiskFailed(path, error) from error
 
 

@@ -4,7 +4,8 @@ A manifest is written whole to a temporary name, fsynced, and given its number b
 which fails if the number is taken: one writer wins, and nobody sees half a manifest. Where there
 are no hard links the number is taken by creating `claim-N` exclusively and the file is then
 renamed (`method` says which). Must never replace a manifest. Keeps: a number is committed once,
-and an owner that finds a higher number than its own is fenced.
+an owner that finds a higher number than its own is fenced, and one that does not find its own
+takes nothing for committed.
 """
 
 from __future__ import annotations
@@ -139,10 +140,11 @@ class ManifestBook:
 
     def numbers(self) -> list[int]:
         """Every number that is taken, in order, claims included."""
-        if not self._directory.is_dir():
-            return []
         with read_errors(self._directory):
-            matches = [_NAME.match(path.name) for path in self._directory.iterdir()]
+            try:
+                matches = [_NAME.match(path.name) for path in self._directory.iterdir()]
+            except FileNotFoundError:
+                return []
         return sorted({int(match[1] or match[2]) for match in matches if match})
 
     def latest(self) -> Latest:
@@ -153,7 +155,9 @@ class ManifestBook:
         next_number = max(numbers, default=0) + 1
         for number in reversed(numbers):
             path = self._directory / manifest_file(number)
-            if not path.exists():
+            with read_errors(path):
+                was_written = path.exists()
+            if not was_written:
                 notes.append(f"manifest {number} was claimed and never written: ignored")
                 continue
             try:
@@ -188,6 +192,14 @@ class ManifestBook:
         with self._lock:
             self._refuse_if_behind(self.current, self.current.number)
 
+    def glance_at_fence(self) -> None:
+        """As `check_fence`, but never behind a commit's fsyncs: a commit looks for itself."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._refuse_if_behind(self.current, self.current.number)
+            finally:
+                self._lock.release()
+
     def remove_before(self, number: int) -> None:
         """Drop manifests that nobody reads any more."""
         for old in self.numbers():
@@ -197,7 +209,8 @@ class ManifestBook:
 
     def clean_temporaries(self) -> list[str]:
         """Remove half-written manifests of others; whoever still writes one has lost already."""
-        found = [path for path in self._directory.iterdir() if path.name.startswith(".tmp-")]
+        with read_errors(self._directory):
+            found = [path for path in self._directory.iterdir() if path.name.startswith(".tmp-")]
         for path in found:
             self._remove(path)
         return [f"removed the half-written manifest {path.name}" for path in found]
@@ -226,8 +239,13 @@ class ManifestBook:
             raise
 
     def _refuse_if_behind(self, manifest: Manifest, highest_allowed: int) -> None:
-        if max(self.numbers(), default=0) > highest_allowed:
+        numbers = self.numbers()
+        if max(numbers, default=0) > highest_allowed:
             raise self._fenced(manifest)
+        if self._current is not None and self._current.number not in numbers:
+            # The path has gone, and an open log file need not have: others may own the run by now.
+            gone = OSError(errno.ENOENT, "the manifest of this owner is not to be seen")
+            raise DiskFailed(self._directory, gone)
 
     def _fenced(self, manifest: Manifest) -> Fenced:
         newest = max(self.numbers(), default=manifest.number)

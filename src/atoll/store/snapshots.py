@@ -125,7 +125,8 @@ def refuse_if_too_large(
 ) -> None:
     """Raise `DiskFull` before a snapshot takes the room that the log needs to go on."""
     needed_bytes = snapshot_bytes(tensors) + reserve_bytes
-    free_bytes = disk.free_bytes(directory)
+    with read_errors(directory):
+        free_bytes = disk.free_bytes(directory)
     if free_bytes < needed_bytes:
         raise DiskFull(directory, needed_bytes, free_bytes)
 
@@ -135,7 +136,9 @@ def remove_leftovers(
 ) -> list[str]:
     """Remove files of epochs up to `upto_epoch` that belong to no snapshot in `keep`."""
     notes = []
-    for path in sorted(directory.iterdir()):
+    with read_errors(directory):
+        paths = sorted(directory.iterdir())
+    for path in paths:
         match = _NAME.match(path.name)
         if match is None or match[1] in keep or int(match[2]) > upto_epoch:
             continue

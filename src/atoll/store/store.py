@@ -23,6 +23,7 @@ from atoll.store.courtesy import leave_note, note_on_owner, remove_note, this_pr
 from atoll.store.disk import Buffer, Disk, LocalDisk, disk_errors
 from atoll.store.errors import (
     DiskFailed,
+    DiskFull,
     Fenced,
     RunExists,
     RunNotFound,
@@ -178,6 +179,10 @@ class Store:
         """Raise `Fenced` if another process owns the run now."""
         self._book.check_fence()
 
+    def glance_at_fence(self) -> None:
+        """As `check_fence`; nothing while a manifest is being committed. Does not wait for one."""
+        self._book.glance_at_fence()
+
     def commit_snapshot(
         self,
         tensors: Mapping[str, torch.Tensor],
@@ -261,7 +266,7 @@ class Store:
         """Clean up; a disk that refuses it is noted, not raised: what was committed stands."""
         try:
             notes = self._remove_files()
-        except DiskFailed as failed:
+        except (DiskFull, DiskFailed) as failed:
             notes = [f"could not clean up, will try again: {failed}"]
         self.notes = (*self.notes, *notes)
 

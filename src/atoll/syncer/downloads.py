@@ -1,22 +1,29 @@
 """HTTP handler for what goes out: the newest published version of a fragment.
 
 Served as it lies in memory, in slices; nothing is copied, hashed or encoded here. Must never serve
-a version that is not durable: the vault holds none. Keeps: whoever asks with `Range` and
-`If-Match` gets bytes of one version only.
+a version that is not durable: the vault holds none; and never wait without end for a reader.
+Keeps: whoever asks with `Range` and `If-Match` gets bytes of one version only.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from aiohttp import web
 
 from atoll.syncer.engine import Engine
 from atoll.syncer.errors import RefusedError, starting
+from atoll.syncer.surroundings import Counts
 from atoll.syncer.vault import News, Vault
 
+log = logging.getLogger("atoll.syncer")
+
 SLICE_BYTES = 1 << 20
+SLICE_S = 60.0
+"""Whoever takes longer to read a slice is let go; a transfer goes on where it stood."""
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})\Z")
 _NUMBER = re.compile(r"[0-9]{1,15}\Z")
 
@@ -54,12 +61,30 @@ class Downloads:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{news.num_bytes}"
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = stop - start
-        await response.prepare(request)
-        for piece in _slices(news.body, start, stop):
-            await response.write(piece)
-            self._engine.around.counts.bytes_out += piece.nbytes
-        await response.write_eof()
+        pieces = _slices(news.body, start, stop)
+        await send(request, response, pieces, self._engine.around.counts)
         return response
+
+
+async def send(
+    request: web.Request,
+    response: web.StreamResponse,
+    pieces: Iterable[memoryview],
+    counts: Counts,
+) -> None:
+    """A body, as fast as it is read; the connection is cut where it is not."""
+    await response.prepare(request)
+    try:
+        for piece in pieces:
+            async with asyncio.timeout(SLICE_S):
+                await response.write(piece)
+            counts.bytes_out += piece.nbytes
+    except TimeoutError:
+        log.info("%s does not read what it asked for: cut off", request.remote)
+        if request.transport is not None:
+            request.transport.abort()
+        return
+    await response.write_eof()
 
 
 def _news(request: web.Request, vault: Vault) -> News:

@@ -108,21 +108,23 @@ class Keeper:
         disk: Disk | None = None,
     ) -> Keeper:
         """Begin a new run on purpose."""
-        store = Store.create(root, run, config, disk)
-        store.commit_record(CHARTER, CharterRecord(numbers))
-        return cls(store)
+        return cls(_chartered(Store.create(root, run, config, disk), numbers))
 
     @classmethod
     def take_over(
         cls,
         root: Path,
         run: str,
-        after_epoch: int,
+        numbers: dict[str, Any],
         config: StoreConfig,
+        after_epoch: int,
         disk: Disk | None = None,
     ) -> Keeper:
-        """Go on with the run that is there; `after_epoch` 0: whoever owned it."""
-        return cls(Store.open(root, run, config, disk, after_epoch))
+        """Go on with the run that is there; `after_epoch` 0: whoever owned it.
+
+        `numbers` are for a run whose disk was full before its first record.
+        """
+        return cls(_chartered(Store.open(root, run, config, disk, after_epoch), numbers))
 
     def layout(self, layout: Layout) -> int:
         """Keep the run's layout."""
@@ -158,6 +160,17 @@ class Keeper:
     def snapshot(self, job: SnapshotJob) -> None:
         """Write a snapshot; records after it replay on top."""
         self.store.commit_snapshot(job.tensors, job.state, job.upto_lsn, job.tokens)
+
+
+def _chartered(store: Store, numbers: dict[str, Any]) -> Store:
+    """The store of a run that has its first record; closed where that cannot be written."""
+    try:
+        if store.last_lsn == 0:
+            store.commit_record(CHARTER, CharterRecord(numbers))
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 class AppliedPrefix:

@@ -44,12 +44,18 @@ class Engine:
         self.around = around
         self.book = LinkBook()
         self.run: OpenRun | None = None
-        self.trouble = ""
         self.notes: list[str] = []
+        self._trouble = ""
+        self._snapshot_trouble = ""
         self._applied = AppliedPrefix(upto_lsn)
         self._plan = SnapshotPlan(around.settings.service)
         self._said: dict[tuple[str, str], str] = {}
         self._stopping = False
+
+    @property
+    def trouble(self) -> str:
+        """Why records cannot be kept at the moment, or snapshots since the last attempt."""
+        return self._trouble or self._snapshot_trouble
 
     # ------------------------------------------------------------ the run
 
@@ -286,12 +292,12 @@ class Engine:
             outcome.order.fragment if isinstance(outcome, MergeDone) else outcome.fragment
         )
         if isinstance(outcome, ev.MergeFailed):
-            self.trouble = "" if outcome.bad else f"{outcome.code}: {outcome.detail}"
+            self._trouble = "" if outcome.bad else f"{outcome.code}: {outcome.detail}"
             log.warning("merge of fragment %d: %s", outcome.fragment, outcome.detail)
             run.cores.tell(party, outcome)
             return
         order, increment = outcome.order, outcome.result.increment
-        self.trouble = ""
+        self._trouble = ""
         self.around.counts.merges += 1
         self.around.counts.merge_s += outcome.merge_s
         self._applied.applied(outcome.lsn)
@@ -319,7 +325,7 @@ class Engine:
             return
 
     def _persisted(self, number: int, lsn: int) -> None:
-        self.trouble = ""
+        self._trouble = ""
         self._applied.applied(lsn)
         cores = self.open_run().cores
         before = cores.coordinator.state.phase
@@ -330,9 +336,9 @@ class Engine:
             self.around.on_ended()
 
     def _in_trouble(self, sentence: str) -> None:
-        if self.trouble != sentence:
+        if self._trouble != sentence:
             log.error("%s", sentence)
-        self.trouble = sentence
+        self._trouble = sentence
 
     def _submit(self, pool: Any, function: Callable[..., None], *args: object) -> None:
         pool.submit(function, *args).add_done_callback(self._check)
@@ -362,8 +368,10 @@ class Engine:
     def _snapshot_over(self, trouble: str) -> None:
         self._plan.done(failed=bool(trouble))
         self.around.counts.snapshots += int(not trouble)
+        self._snapshot_trouble = ""
         if trouble:
-            self._in_trouble(trouble)
+            self._snapshot_trouble = f"no snapshot, the log has everything: {trouble}"
+            log.error("%s", self._snapshot_trouble)
 
     def last_snapshot(self) -> Callable[[], None]:
         """What to do, off this thread, when everything else has come to rest."""

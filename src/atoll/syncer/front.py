@@ -14,9 +14,11 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+
+from aiohttp import web
 
 from atoll.syncer.control_thread import LoopThread
 
@@ -25,6 +27,10 @@ log = logging.getLogger("atoll.syncer")
 CONTROL_ALPN = b"atoll-control"
 FIRST_BYTES_S = 10.0
 HANDSHAKE_S = 10.0
+HEAD_S = 10.0
+"""From the handshake until a connection's first request is there; later ones: `IDLE_S`."""
+IDLE_S = 30.0
+"""A connection on which no request is under way is closed; who comes again opens another."""
 LOOK_BYTES = 4096
 PAUSE_S = 0.1
 """Between two tries to accept when the process is out of descriptors."""
@@ -36,7 +42,7 @@ class Home:
     """A loop and the HTTP server on it."""
 
     thread: LoopThread
-    protocol: Callable[[], asyncio.BaseProtocol]
+    protocol: Callable[[], web.RequestHandler]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,16 +54,49 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class Strangers:
+    """Connections without a whole request yet: nobody has shown the secret, so they go soon."""
+
+    def __init__(self) -> None:
+        self._protocols: set[web.RequestHandler] = set()
+
+    def come(self, protocol: web.RequestHandler) -> None:
+        """A connection that has said nothing."""
+        self._protocols.add(protocol)
+
+    def go(self, protocol: web.RequestHandler) -> None:
+        """The time is over: closed, unless it has sent a request."""
+        if protocol in self._protocols:
+            self._protocols.discard(protocol)
+            protocol.force_close()
+
+    @web.middleware
+    async def hear(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """A request is there; whether it may come in is the door's business."""
+        self._protocols.discard(request.protocol)
+        return await handler(request)
+
+
 class Front:
     """Accepts on the control loop."""
 
     def __init__(
-        self, listener: socket.socket, tls: ssl.SSLContext | None, control: Home, bulk: Home
+        self,
+        listener: socket.socket,
+        tls: ssl.SSLContext | None,
+        control: Home,
+        bulk: Home,
+        strangers: Strangers,
     ) -> None:
         self._listener = listener
         self._tls = tls
         self._control = control
         self._bulk = bulk
+        self._strangers = strangers
         self._placing: dict[socket.socket, asyncio.Task[None]] = {}
         self._arriving: dict[asyncio.Task[None], Home] = {}
         self._is_closed = False
@@ -131,14 +170,18 @@ class Front:
         handshake: dict[str, Any] = {}
         if self._tls is not None:
             handshake = {"ssl": self._tls, "ssl_handshake_timeout": HANDSHAKE_S}
+        loop, protocol = home.thread.loop, home.protocol()
+        self._strangers.come(protocol)
         try:
-            await home.thread.loop.connect_accepted_socket(home.protocol, connection, **handshake)
+            await loop.connect_accepted_socket(lambda: protocol, connection, **handshake)
         except (OSError, ssl.SSLError, TimeoutError) as error:
             log.debug("a connection ended in its handshake: %s", error)
             connection.close()
         except asyncio.CancelledError:
             connection.close()
             raise
+        finally:
+            loop.call_later(HEAD_S, self._strangers.go, protocol)
 
 
 def is_control(first: bytes) -> bool:

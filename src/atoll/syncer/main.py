@@ -16,6 +16,7 @@ import argparse
 import json
 import logging
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s %(message)s",
     )
     stop = _Stop()
+    _take_descriptors()
     try:
         settings, options = _settings(asked), _options(asked)
         stop.on_signals()
@@ -226,6 +228,15 @@ class _Stop:
             self.now()
 
         threading.Thread(target=watch, name="atoll-ended", daemon=True).start()
+
+
+def _take_descriptors() -> None:
+    """As many as we may have: every connection takes one, that of a stranger too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # some systems name a limit that they do not allow
+        log.info("%d descriptors, not %d: %s", soft, hard, error)
 
 
 def _settings(asked: argparse.Namespace) -> SyncerSettings:

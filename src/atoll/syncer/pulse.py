@@ -1,7 +1,8 @@
 """The syncer's sign of life, and its look at whether the run is still its own.
 
 A thread of its own from the takeover on, since reading a large run back may take longer than a
-standby would wait. Must never decide who owns the run: the store's fence does.
+standby would wait. Must never decide who owns the run (the store's fence does), never wait for a
+commit, and never fall silent without a word.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ log = logging.getLogger("atoll.syncer")
 
 
 class Pulse:
-    """Beats until `stop`; `on_fenced` hears of a lost run without a merge too."""
+    """Beats until `stop`; `on_end` hears of a lost run without a merge too, and of any mistake."""
 
-    def __init__(self, store: Store, on_fenced: Callable[[Exception], None]) -> None:
+    def __init__(self, store: Store, on_end: Callable[[Exception], None]) -> None:
         self._store = store
-        self._on_fenced = on_fenced
+        self._on_end = on_end
         self._over = threading.Event()
         self._is_fenced = False
         self._thread = threading.Thread(target=self._run, name="atoll-pulse", daemon=True)
@@ -43,13 +44,16 @@ class Pulse:
             self._store.heartbeat.beat(state)
 
     def _run(self) -> None:
-        while not self._over.wait(BEAT_S):
-            self._store.heartbeat.beat()
-            try:
-                self._store.check_fence()
-            except Fenced as fenced:
-                self._is_fenced = True
-                self._on_fenced(fenced)
-                return
-            except DiskFailed as failed:
-                log.warning("cannot see who owns the run: %s", failed)
+        try:
+            while not self._over.wait(BEAT_S):
+                self._store.heartbeat.beat()
+                self._look()
+        except Exception as error:  # noqa: BLE001  # edge of the thread: the service ends with it
+            self._is_fenced = isinstance(error, Fenced)
+            self._on_end(error)
+
+    def _look(self) -> None:
+        try:
+            self._store.glance_at_fence()
+        except DiskFailed as failed:
+            log.warning("cannot see who owns the run: %s", failed)

@@ -18,6 +18,7 @@ from atoll.core.ids import TransferId
 from atoll.fragments import Layout
 from atoll.fragments.inner import InnerStateError, contents_of, most_bytes
 from atoll.syncer.control_thread import ControlThread
+from atoll.syncer.downloads import SLICE_BYTES, send
 from atoll.syncer.engine import Engine
 from atoll.syncer.errors import RefusedError
 from atoll.syncer.intake import PART_BYTES, Parcel, inner_place, num_parts
@@ -28,7 +29,6 @@ from atoll.wire.shapes import LARGEST
 CODEC = "inner"
 SHARE = 4
 """One part in so many of the memory for contributions is for inner state."""
-SLICE_BYTES = 1 << 20
 _TRANSFER = re.compile(r"([1-9][0-9]{0,15})\.([1-9][0-9]{0,15})\.([1-9][0-9]{0,15})\Z")
 _NUMBER = re.compile(r"[1-9][0-9]{0,15}\Z")
 
@@ -109,12 +109,9 @@ class InnerRelay:
             headers = {"Content-Type": "application/octet-stream", "Cache-Control": "no-store"}
             response = web.StreamResponse(headers=headers)
             response.content_length = part.nbytes
-            await response.prepare(request)
-            for start in range(0, part.nbytes, SLICE_BYTES):
-                piece = part[start : start + SLICE_BYTES]
-                await response.write(piece)
-                self._around.counts.bytes_out += piece.nbytes
-            await response.write_eof()
+            starts = range(0, part.nbytes, SLICE_BYTES)
+            pieces = (part[start : start + SLICE_BYTES] for start in starts)
+            await send(request, response, pieces, self._around.counts)
         return response
 
     # ------------------------------------------------------------ inside

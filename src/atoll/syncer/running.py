@@ -11,6 +11,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 
@@ -19,7 +20,7 @@ from atoll.syncer.control_socket import ControlSocket
 from atoll.syncer.control_thread import ControlThread, LoopThread
 from atoll.syncer.downloads import Downloads
 from atoll.syncer.engine import Engine
-from atoll.syncer.front import Front, Home, listen
+from atoll.syncer.front import IDLE_S, Front, Home, Strangers, listen
 from atoll.syncer.pages import Pages
 from atoll.syncer.recovery import Makings
 from atoll.syncer.relay import InnerRelay
@@ -52,6 +53,7 @@ class Running:
         self._workers = workers
         self._runners: list[tuple[LoopThread, web.AppRunner]] = []
         self._front: Front | None = None
+        self._strangers = Strangers()
         self._sweeping: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------ coming
@@ -73,12 +75,12 @@ class Running:
 
     def _add(self, thread: LoopThread, routes: Sequence[web.RouteDef], middleware: object) -> None:
         async def setup() -> web.AppRunner:
-            app = web.Application(middlewares=[middleware])  # type: ignore[list-item]
+            order = [self._strangers.hear, middleware]
+            app = web.Application(middlewares=order)  # type: ignore[arg-type]
             app.add_routes(routes)
             app.router.add_route("*", "/{anything:.*}", _nothing_here)
-            runner = web.AppRunner(
-                app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE_S
-            )
+            times: dict[str, Any] = {"shutdown_timeout": GOODBYE_S, "keepalive_timeout": IDLE_S}
+            runner = web.AppRunner(app, access_log=None, handle_signals=False, **times)
             await runner.setup()
             return runner
 
@@ -90,7 +92,7 @@ class Running:
         service = self.engine.around.settings.service
         listener = listen(service.host, service.port)
         control, bulk = (Home(thread, _protocol(runner)) for thread, runner in self._runners)
-        front = self._front = Front(listener, tls, control, bulk)
+        front = self._front = Front(listener, tls, control, bulk, self._strangers)
         address = Address(service.host, listener.getsockname()[1])
 
         async def begin() -> None:

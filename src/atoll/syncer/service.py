@@ -159,7 +159,8 @@ class SyncerService:
         config = StoreConfig(retention=settings.service.retention)
         if options.new:
             return Keeper.begin(root, run, settings.numbers(), config, options.disk)
-        return Keeper.take_over(root, run, options.after_epoch, config, options.disk)
+        numbers, after = settings.numbers(), options.after_epoch
+        return Keeper.take_over(root, run, numbers, config, after, options.disk)
 
     def _prepare(self, keeper: Keeper, initial: InitialFile | None) -> Running:
         clock, service = _Clock(), self.settings.service

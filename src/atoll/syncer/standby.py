@@ -51,6 +51,7 @@ class OwnerWatch:
         try:
             manifest = ManifestBook(directory, LocalDisk()).latest().manifest
         except StoreError as error:
+            self._since_s = 0.0  # what nobody could see is no silence
             return Turn(WAIT, 0, f"cannot see who owns the run: {error}")
         if manifest is None:
             return Turn(WAIT, 0, f"run {self.run!r} has not begun in {self.root}")
