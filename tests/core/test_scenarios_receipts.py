@@ -443,6 +443,17 @@ def test_a_resumed_session_keeps_everything() -> None:
     assert learner.fates() == {"in_flight": 500, "open": 200}
 
 
+def test_rejections_that_keep_coming_do_not_put_off_the_hello() -> None:
+    """Each beat under a life that is over is answered with one; a hello may be lost on its way."""
+    learner, _ = handed_in()
+    beat_s = learner.core.settings.beat_s
+    rejected = msg.Rejected(1, "a", "stale_incarnation", "say hello again", False, "process-1")
+    learner(rejected)
+    learner.now_s += beat_s
+    learner(rejected)
+    assert len(said(learner(ev.Tick()), msg.Hello)) == 1
+
+
 def test_a_normal_exit_hands_in_the_last_work_and_then_leaves() -> None:
     learner = HandLearner()
     learner.steps(3)

@@ -216,7 +216,8 @@ class LearnerCore(Heirs):
             self._over(True, Reason(event.code, event.sentence))
         else:
             self._note(event.code, event.sentence)
-            self.state.hello_at_s = self._now + self.settings.beat_s
+            again_s = self._now + self.settings.beat_s
+            self.state.hello_at_s = min(self.state.hello_at_s, again_s)
 
     def _initialise(self, event: msg.Initialise) -> None:
         if not self.state.initialising and not self.state.begun:
