@@ -582,15 +582,38 @@ def test_a_stale_contribution_is_added_as_sent_and_may_be_scaled() -> None:
         assert (parts["a"].scale, parts["b"].scale) == (1.0, scale)
 
 
-def test_carried_work_of_more_than_h_steps_is_scaled_and_weighs_h_steps() -> None:
-    shard = HandShard("a", "b", H=4, look_ahead=0)
+@pytest.mark.parametrize(("unmerged", "scale"), [("carry", 1.0), ("drop", 0.5)])
+def test_work_of_more_than_h_steps_weighs_h_steps(unmerged: str, scale: float) -> None:
+    shard = HandShard("a", "b", H=4, look_ahead=0, unmerged=unmerged)
     shard.round("a")
     shard.steps(4)
     shard.arrive("b", first_token=0, steps=8)
     shard.arrive("a")
     parts = {part.cut.id.learner: part for part in shard.merge_order().parts}
-    assert (parts["a"].scale, parts["b"].scale) == (1.0, 0.5)
+    assert (parts["a"].scale, parts["b"].scale) == (1.0, scale)
     assert parts["a"].weight == parts["b"].weight == 400 * 100
+
+
+@pytest.mark.parametrize(("unmerged", "scale"), [("carry", 2 / 3), ("drop", 1.0)])
+def test_a_merge_without_a_live_learner_leaves_room_for_its_work(
+    unmerged: str, scale: float
+) -> None:
+    shard = HandShard("a", "b", "c", unmerged=unmerged)
+    shard.steps(4)
+    shard.arrive("a")
+    shard.arrive("b")
+    shard.close()
+    assert [part.scale for part in shard.merge_order().parts] == [scale, scale]
+
+
+def test_a_contribution_that_spoils_a_merge_leaves_room_for_its_work() -> None:
+    shard = HandShard("a", "b", "c", "d")
+    shard.steps(4)
+    bad = [shard.arrive(name) for name in "abc"][1]
+    shard.close()
+    assert [part.scale for part in shard.merge_order().parts] == [0.75] * 3
+    shard(ev.MergeFailed(0, 1, "non_finite", "inf in block 3", (bad.id,)))
+    assert [part.scale for part in shard.merge_order().parts] == [0.5, 0.5]
 
 
 def test_a_merge_names_who_and_which_cuts_in_order_of_name() -> None:

@@ -10,7 +10,7 @@ from atoll.core.effects import Part
 from atoll.core.grace import fewest_steps, grace_s, longest_grace_s, median, smooth
 from atoll.core.ids import Cut, CutId
 from atoll.core.settings import ProtocolSettings
-from atoll.core.weights import part_of
+from atoll.core.weights import covered, part_of
 
 
 def part(tokens: int, steps: int, base: int = 5, **settings: Any) -> Part:
@@ -28,19 +28,29 @@ def test_other_weightings() -> None:
     assert part(800, 4, weighting="uniform").weight == 1
 
 
-def test_work_of_more_than_h_steps_is_scaled_and_weighs_as_h_steps() -> None:
-    long = part(1600, 16)
-    assert long.scale == 0.5
+@pytest.mark.parametrize(("unmerged", "scale"), [("drop", 0.5), ("carry", 1.0)])
+def test_work_of_more_than_h_steps_weighs_as_h_steps(unmerged: str, scale: float) -> None:
+    long = part(1600, 16, unmerged=unmerged)
+    assert long.scale == scale, "what is dropped elsewhere is not made up for"
     assert long.weight == part(800, 8).weight
     assert part(1600, 16, weighting="tokens").weight == 800
     assert part(800, 8).scale == part(100, 1).scale == 1.0, "short work is not blown up"
+
+
+def test_a_merge_is_scaled_by_the_share_of_the_weight_that_is_in_it() -> None:
+    parts = [part(800, 8), part(400, 8)]
+    inside = parts[0].weight + parts[1].weight
+    assert [each.scale for each in covered(parts, 0.0)] == [1.0, 1.0]
+    halved = covered(parts, inside)
+    assert [each.scale for each in halved] == [0.5, 0.5]
+    assert [each.weight for each in halved] == [each.weight for each in parts]
 
 
 @pytest.mark.parametrize(("base", "scale"), [(5, 1.0), (4, 1 / 2), (3, 1 / 3)])
 def test_stale_work_may_be_scaled_and_is_added_as_sent_otherwise(base: int, scale: float) -> None:
     assert part(800, 8, base, scale_stale=True).scale == scale
     assert part(800, 8, base).scale == 1.0
-    assert part(1600, 16, base, scale_stale=True).scale == scale / 2
+    assert part(1600, 16, base, scale_stale=True, unmerged="drop").scale == scale / 2
 
 
 def test_grace_is_a_share_of_what_the_overlap_leaves() -> None:

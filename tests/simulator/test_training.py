@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from atoll.core.order import EpochOrder
+from atoll.merge.averaging import AveragingSettings
 from atoll.simulator.tensors import Lane, TensorPayload, TensorSettings, scheduled_step
-from atoll.simulator.training import Surroundings, TrainingSettings
+from atoll.simulator.training import Surroundings, TrainingSettings, _Run
 from atoll.simulator.training_faults import Faults, dice_of, learner_mtbf_s
 from atoll.train.data import load_batch
 from atoll.train.step import build_optimizer
 from tiny_training import NUM_STEPS, alone, result_of, settings, sources
+
+STEP = 1e-3
 
 
 def payload_of(run: TrainingSettings) -> TensorPayload:
@@ -106,6 +109,44 @@ def test_a_peers_moments_are_taken_over() -> None:
         ours, theirs = a.moments(key), b.moments(key)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
         assert any(bool(tensor.any()) for tensor in theirs.values())
+
+
+@pytest.mark.parametrize("transfer_s", [1.0, 4.0])
+def test_parameters_move_as_far_as_the_work_that_is_merged(
+    transfer_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few learners each merge has: what misses one comes with the next, once."""
+    monkeypatch.setattr(TensorPayload, "step", _one_step_ahead)
+    run = settings(4, P=4, H=4)
+    run = replace(
+        run,
+        train=replace(run.train, budget_tokens=4 * run.train.budget_tokens),
+        merge=replace(run.merge, averaging=AveragingSettings(rule="mean")),
+        surroundings=replace(run.surroundings, model_transfer_s=transfer_s),
+    )
+    training = _Run(run, sources())
+    first = [each.clone() for each in training.payload.first.model.parameters()]
+    training.finish()
+    last = list(training.payload.published().parameters())
+    moved = sum(float((b - a).detach().sum()) for a, b in zip(first, last, strict=True))
+    steps = moved / STEP / sum(each.numel() for each in first)
+    merged = training.payload.merged_tokens() / run.train.step_tokens
+    tally = training.world.shards[0].core.state.tally
+    assert tally.learners_merged < 0.8 * tally.learners_live, "merges of a part of them"
+    assert steps == pytest.approx(merged, rel=0.02)
+
+
+def _one_step_ahead(self: TensorPayload, learner: str) -> int:
+    """A step that moves every parameter by the same length."""
+    me, share = self.learners[learner], self.settings.train.step_tokens // 4
+    if self.trained_tokens >= self.settings.train.budget_tokens:
+        me.idle_tokens += share
+        return share
+    self.trained_tokens += share
+    with torch.no_grad():
+        for tensor in me.tensors.values():
+            tensor.add_(STEP)
+    return share
 
 
 def test_a_diverging_run_ends_with_the_reason() -> None:

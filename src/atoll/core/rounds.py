@@ -16,7 +16,7 @@ from atoll.core.quorum import ABANDON, THIN, WAIT, Round
 from atoll.core.reasons import Reason
 from atoll.core.shard_desk import NEVER, ShardDesk
 from atoll.core.shard_state import Fragment, Seat
-from atoll.core.weights import part_of
+from atoll.core.weights import covered, part_of, weight_left, weight_of
 
 PATIENCE_ROUNDS = 3
 CALLS_REMEMBERED = 7
@@ -103,12 +103,27 @@ class Rounds(ShardDesk):
                 self._drop(cut, Reason("replaced", f"the newer cut {cuts[name].id} is in"))
         fragment.fallback.clear()
         fragment.last_called = fragment.round.last
+        to_come = self._weight_to_come(index, [n for n in fragment.round.expected if n not in cuts])
         fragment.round = None
         fragment.closed_s = self._now
-        self._ask_merge(fragment, [cuts[name] for name in sorted(cuts)], thin, reason)
+        some = [cuts[name] for name in sorted(cuts)]
+        self._ask_merge(fragment, some, to_come, (thin, reason))
 
-    def _ask_merge(self, fragment: Fragment, cuts: list[Cut], thin: bool, reason: Reason) -> None:
+    def _weight_to_come(self, index: int, absent: list[str]) -> float:
+        """Of live learners whose work missed this round, and comes with a later one."""
+        weight = 0.0
+        for name in sorted(absent) if self.settings.unmerged == "carry" else ():
+            member = self.state.roster.members.get(name)
+            if member is not None and member.state == LIVE and member.step > 0:
+                pace = member.tokens / member.step
+                weight += weight_of(self.settings.H, pace, self.settings)
+        return weight
+
+    def _ask_merge(
+        self, fragment: Fragment, cuts: list[Cut], to_come: float, how: tuple[bool, Reason]
+    ) -> None:
         assert cuts, "a merge of nothing"
+        thin, reason = how
         version = fragment.version + 1
         tokens = fragment.merged_tokens
         for cut in cuts:
@@ -117,7 +132,7 @@ class Rounds(ShardDesk):
             fragment.number,
             version,
             fragment.round_number,
-            tuple(part_of(cut, fragment.version, self.settings) for cut in cuts),
+            covered([part_of(cut, fragment.version, self.settings) for cut in cuts], to_come),
             tuple(Mark(c.id.learner, c.id.incarnation, c.id.number, version) for c in cuts),
             tuple((c.id.learner, c.id.incarnation, c.end_token) for c in cuts),
             tokens,
@@ -227,7 +242,9 @@ class Rounds(ShardDesk):
             if cut not in good:
                 self._drop(cut, self._refusal(cut, fragment))
         if len(good) >= self._quorum():
-            self._ask_merge(fragment, good, merge.thin, merge.reason)
+            kept = [part for part in merge.parts if part.cut in good]
+            to_come = weight_left(merge.parts, kept, fragment.version, self.settings)
+            self._ask_merge(fragment, good, to_come, (merge.thin, merge.reason))
             return
         for cut in good:
             self._keep_for_later(fragment, cut)
