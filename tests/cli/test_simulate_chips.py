@@ -62,6 +62,7 @@ def test_goodput_says_all_shares_with_their_errors(
         "days": 0.02,
         "seed": 0,
         "fragments": 8,
+        "overlap_steps": 2,
         "H": 24,
     }
 
