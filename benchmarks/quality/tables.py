@@ -110,6 +110,31 @@ def sweep_rate(_: ResultFolder) -> Table:
     return _sweep("sweep-rate", "Data-parallel: inner learning rate", rows, is_ordered=True)
 
 
+def first_looks(_: ResultFolder) -> Table:
+    """What costs loss at all, before anything is tuned but the data-parallel rate."""
+    settings = base(2.8e-3, 4)
+    averaged = decoupled(settings, "mean", SGD)
+    together = Trial("diloco", averaged.training)
+    rows = {
+        "data-parallel": Trial("data-parallel", settings),
+        "local-step-1": Trial("local-step-1", settings),
+        "DiLoCo, mean, H = 24": together,
+        "DiLoCo, mean, H = 6": changed(together, P=6, H=6),
+        "mean": averaged,
+        "mean, overwrite and drop": changed(averaged, receipt="overwrite", unmerged="drop"),
+        "mean, one fragment": changed(averaged, P=1),
+        "mean, P = H = 6, link 4 times as fast": surrounded(
+            changed(averaged, P=6, H=6), model_transfer_s=3.0
+        ),
+        "rda": decoupled(settings, "rda", SGD),
+        "rda, nesterov 0.4, 0.8": decoupled(settings, "rda", OUTERS["nesterov 0.4, 0.8"]),
+    }
+    for name in ("nesterov 1.0, 0.5", "nesterov 0.7, 0.9"):
+        rows[f"mean, {name}"] = decoupled(settings, "mean", OUTERS[name])
+    title = "First looks, M = 4, plain SGD outside where nothing is said"
+    return Table("first-looks", title, rows, "data-parallel", SWEEP_SEEDS)
+
+
 RDA_OUTERS: Mapping[int, Sequence[str]] = {
     2: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.9"),
     4: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.8"),
@@ -463,6 +488,7 @@ def _sweeps_over_learners() -> dict[str, Callable[[ResultFolder], Table]]:
 
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sweep-rate": sweep_rate,
+    "first-looks": first_looks,
     **_sweeps_over_learners(),
     "headline": headline,
     "learners": learners,
@@ -480,6 +506,7 @@ TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
 SWEPT = ("inner", "outer", "rate-again", "diloco", "diloco-rate")
 QUEUE: Sequence[tuple[str, int]] = (
     ("sweep-rate", 2),
+    ("first-looks", 1),
     *((f"sweep-{kind}-4", 1) for kind in SWEPT),
     *((f"sweep-{kind}-8", 1) for kind in SWEPT),
     ("headline", 2),

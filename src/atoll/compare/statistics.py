@@ -25,8 +25,6 @@ class Difference:
     share: float
     half: float
     num_pairs: int
-    text_half: float = 0.0
-    """The part of `half` that is the text's."""
 
     @property
     def resolved(self) -> bool:
@@ -66,9 +64,8 @@ def paired_difference(
     if not all(isfinite(share) for share in shares):
         return Difference(inf, inf, len(shares))
     places = [mean(_shares(mine, others)) for mine, others in by_stretch]
-    text_half = half_interval(places) if places else 0.0
-    half = hypot(half_interval(shares), text_half)
-    return Difference(mean(shares), half, len(shares), text_half)
+    half = hypot(half_interval(shares), half_interval(places) if places else 0.0)
+    return Difference(mean(shares), half, len(shares))
 
 
 def _shares(values: Sequence[float], reference: Sequence[float]) -> list[float]:
