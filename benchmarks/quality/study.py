@@ -22,7 +22,7 @@ from atoll.compare.work import Workbench
 from atoll.simulator.training import Look
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "quality"
-TOKENS_S = 18_000.0
+TOKENS_S = 36_000.0
 """Tokens a second of one core of the machine that the first results are from, 0.36M parameters."""
 REFERENCE_PARAMS = 357_024
 

@@ -21,7 +21,13 @@ from atoll.merge.averaging import Rule
 from atoll.merge.outer import OuterSettings
 from atoll.simulator.training import Surroundings, TrainingSettings
 from atoll.simulator.training_faults import Faults, learner_mtbf_s
-from atoll.train.settings import DataSettings, ModelSettings, OptimizerSettings, TrainSettings
+from atoll.train.settings import (
+    DataSettings,
+    ModelSettings,
+    OptimizerSettings,
+    StepSettings,
+    TrainSettings,
+)
 
 NUM_STEPS = 1000
 BATCH_SIZE = 16
@@ -48,6 +54,7 @@ def base(learning_rate: float, num_learners: int, preset: str = "micro") -> Trai
         model=ModelSettings.preset(preset, context=128),
         data=DataSettings(max_megabytes=12.0, held_out_share=0.1),
         optimizer=OptimizerSettings(learning_rate=learning_rate),
+        step=StepSettings(matmul="medium", compile=True),
         batch_size=BATCH_SIZE,
         budget_tokens=NUM_STEPS * BATCH_SIZE * 128,
         num_evaluation_batches=20,
@@ -122,6 +129,18 @@ def first_looks(_: ResultFolder) -> Table:
         "DiLoCo, mean, H = 6": changed(together, P=6, H=6),
         "mean": averaged,
         "mean, overwrite and drop": changed(averaged, receipt="overwrite", unmerged="drop"),
+        "mean, moments 4 times slower": slower_moments(averaged, 4),
+        "mean, overwrite and drop, moments 4 times slower": slower_moments(
+            changed(averaged, receipt="overwrite", unmerged="drop"), 4
+        ),
+        "DiLoCo, mean, H = 24, moments 4 times slower": slower_moments(together, 4),
+        "data-parallel, moments 4 times slower": slower_moments(
+            Trial("data-parallel", settings), 4
+        ),
+        "mean, 100 data-parallel steps first": warmed(averaged, 100),
+        "mean, 100 data-parallel steps first, nesterov 0.7, 0.9": warmed(
+            decoupled(settings, "mean", OUTERS["nesterov 0.7, 0.9"]), 100
+        ),
         "mean, one fragment": changed(averaged, P=1),
         "mean, P = H = 6, link 4 times as fast": surrounded(
             changed(averaged, P=6, H=6), model_transfer_s=3.0
@@ -299,8 +318,7 @@ def early(folder: ResultFolder) -> Table:
         best_4, replace(outer, ramp_merges=5, first_lr=0.3)
     )
     for steps in (50, 150):
-        training = replace(best_4.training, warm_steps=steps)
-        rows[f"{steps} data-parallel steps first"] = replace(best_4, training=training)
+        rows[f"{steps} data-parallel steps first"] = warmed(best_4, steps)
     rows["P = H = 12, link 4 times as fast"] = faster(best_4, 12)
     return Table("early", "The first rounds, M = 4", rows, "as it is")
 
@@ -317,9 +335,8 @@ def inside(folder: ResultFolder) -> Table:
         ):
             rows[f"{name}: {kind}"] = with_inner(trial, **changes)
             groups[f"{name}: {kind}"] = reference
-    slow = {"beta1": 1 - 0.1 / 4, "beta2": 1 - 0.05 / 4}
-    rows["adamw, moments 4 times slower: decoupled, M = 4"] = with_inner(
-        best_decoupled(folder, 4), **slow
+    rows["adamw, moments 4 times slower: decoupled, M = 4"] = slower_moments(
+        best_decoupled(folder, 4), 4
     )
     first = "adamw: data-parallel"
     return Table("inside", "Optimizers inside the learners", rows, first, groups=groups)
@@ -450,6 +467,18 @@ def with_inner(trial: Trial, **changes: Any) -> Trial:
     optimizer = replace(training.train.optimizer, **changes)
     train = replace(training.train, optimizer=optimizer)
     return replace(trial, training=replace(training, train=train))
+
+
+def slower_moments(trial: Trial, times: int) -> Trial:
+    """AdamW's moments over so many times more steps: over as many tokens as with one learner."""
+    optimizer = trial.training.train.optimizer
+    beta1, beta2 = 1 - (1 - optimizer.beta1) / times, 1 - (1 - optimizer.beta2) / times
+    return with_inner(trial, beta1=beta1, beta2=beta2)
+
+
+def warmed(trial: Trial, steps: int) -> Trial:
+    """The trial from where so many data-parallel steps lead."""
+    return replace(trial, training=replace(trial.training, warm_steps=steps))
 
 
 def faster(trial: Trial, steps: int) -> Trial:

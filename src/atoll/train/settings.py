@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 DataKind = Literal["stdlib", "text", "jsonl", "tokens", "parquet", "huggingface"]
 DecayShape = Literal["cosine", "linear", "constant"]
 InnerKind = Literal["adamw", "muon"]
+Exactness = Literal["highest", "high", "medium"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -181,8 +182,17 @@ class StepSettings:
     """Parts a batch is computed in; more parts need less memory and give the same step."""
     bf16: bool = False
     """Whether matrix products run in bfloat16 (autocast); parameters stay as they are."""
+    matmul: Exactness = "highest"
+    """How exact products of float32 matrices are, in torch's words: `medium` multiplies bfloat16
+    values and adds in float32, where the processor is faster at that."""
+    compile: bool = False
+    """Whether the forward pass is compiled, which takes a C++ compiler and a minute at first."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.matmul in get_args(Exactness),
+            f"step.matmul is {self.matmul!r}; choose from {', '.join(get_args(Exactness))}",
+        )
         _require(self.clip_norm > 0, f"step.clip_norm is {self.clip_norm}; set it above 0, or inf")
         _require(
             self.num_micro_batches >= 1,

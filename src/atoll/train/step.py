@@ -6,11 +6,14 @@ windows every time, changes nothing in the model and leaves it in the mode it fo
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from atoll.train.data import Batch, TokenSource, load_batch
 from atoll.train.muon import MuonWithAdamW, split
@@ -47,12 +50,11 @@ def train_step(
     """One step over `batch`; returns the mean loss in nats per token, still on the device."""
     optimizer.zero_grad(set_to_none=True)
     losses = []
-    for part in _micro_batches(batch, settings.num_micro_batches):
-        with _precision(part.inputs.device, settings):
-            _, loss = model(part.inputs, part.targets)
-        loss = loss / settings.num_micro_batches
-        loss.backward()
-        losses.append(loss.detach())
+    with _products(batch.inputs.device, settings):
+        for part in _micro_batches(batch, settings.num_micro_batches):
+            loss = _loss(model, part, settings) / settings.num_micro_batches
+            loss.backward()
+            losses.append(loss.detach())
     if math.isfinite(settings.clip_norm):
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
     optimizer.step()
@@ -77,8 +79,8 @@ def evaluate(
     try:
         for start in range(0, num_windows, batch_size):
             batch = load_batch(source, indices[start : start + batch_size]).to(device)
-            with _precision(device, settings):
-                _, loss = model(batch.inputs, batch.targets)
+            with _products(device, settings):
+                loss = _loss(model, batch, settings)
             total += float(loss) * len(batch.inputs)
     finally:
         model.train(was_training)
@@ -98,5 +100,32 @@ def _micro_batches(batch: Batch, num_parts: int) -> Iterator[Batch]:
         yield Batch(batch.inputs[part], batch.targets[part])
 
 
-def _precision(device: torch.device, settings: StepSettings) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.bf16)
+def _loss(model: nn.Module, batch: Batch, settings: StepSettings) -> Tensor:
+    forward = _compiled() if settings.compile else _forward
+    with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+        return forward(model, batch.inputs, batch.targets)
+
+
+def _forward(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    loss: Tensor = model(inputs, targets)[1]
+    return loss
+
+
+@functools.cache
+def _compiled() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
+    """One for all models of a shape; each shape of a batch is compiled by itself."""
+    return torch.compile(_forward, dynamic=False)
+
+
+@contextmanager
+def _products(device: torch.device, settings: StepSettings) -> Iterator[None]:
+    """Products of float32 matrices, backward ones too, are as exact as asked for."""
+    before = torch.get_float32_matmul_precision()
+    with ExitStack() as stack:
+        if settings.matmul != before:
+            stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision(settings.matmul)
+        if settings.matmul != "highest" and device.type == "cpu":
+            # torch's fused attention for the processor takes twice as long then.
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
