@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 from atoll.chaos.tear import tear_log, tear_snapshot
 from atoll.store.errors import DiskFull
-from atoll.store.orders import DISK_FULL, DiskOnOrders
+from atoll.store.orders import DISK_FULL, DiskOnOrders, clock_order
 from atoll.store.store import Store
 
 
@@ -53,3 +56,31 @@ def test_a_torn_snapshot_is_gone_around_and_never_two_are_torn(tmp_path: Path) -
     assert recovered.snapshot_lsn == 2
     assert [record.lsn for record in recovered.records()] == [3]
     assert any("damaged snapshot" in note for note in recovered.notes)
+
+
+def test_the_wall_clock_of_one_process_jumps_while_there_is_the_order(tmp_path: Path) -> None:
+    """In a process of its own: the clock of this one stays right."""
+    program = (
+        "import sys, pathlib, time; from atoll.store.orders import jump_on_orders\n"
+        "jump_on_orders(pathlib.Path(sys.argv[1]), 'island-1')\n"
+        "for line in sys.stdin: print(time.time(), time.time_ns(), time.monotonic(), flush=True)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        jumps = []
+        for order in ("", "3600.0", "-86400", "half a num", ""):
+            if order:
+                clock_order(tmp_path, "island-1").write_text(order)
+            else:
+                clock_order(tmp_path, "island-1").unlink(missing_ok=True)
+            clock_order(tmp_path, "island-2").write_text("5000")
+            process.stdin.write("now\n")
+            process.stdin.flush()
+            time_s, time_ns, monotonic_s = map(float, process.stdout.readline().split())
+            assert abs(time_ns / 1e9 - time_s) < 60
+            assert abs(monotonic_s - time.monotonic()) < 60
+            jumps.append(round((time_s - time.time()) / 3600))
+        process.stdin.close()
+    assert jumps == [0, 1, -24, 0, 0]

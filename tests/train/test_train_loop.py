@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from atoll.merge.backends import has_compiler
 from atoll.train.data import Sources, Windows, load_batch
 from atoll.train.loop import EvaluationRecord, StepRecord, train_alone
 from atoll.train.model import build_model
@@ -114,6 +115,39 @@ def test_a_loss_is_a_tensor_without_history(sources: Sources) -> None:
     loss = train_step(model, optimizer, load_batch(sources.train, range(2)), StepSettings())
     assert loss.dim() == 0
     assert not loss.requires_grad
+
+
+def test_medium_products_follow_exact_ones_and_leave_the_process_as_it_was(
+    sources: Sources,
+) -> None:
+    batch = load_batch(sources.train, range(4))
+    gradients = []
+    for matmul in ("highest", "medium"):
+        model = build_model(SMALLEST, 0)
+        settings = StepSettings(matmul=matmul, clip_norm=float("inf"))  # type: ignore[arg-type]
+        train_step(model, build_optimizer(model, OptimizerSettings()), batch, settings)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))  # type: ignore[union-attr]
+        assert torch.get_float32_matmul_precision() == "highest"
+    exact, medium = gradients
+    assert torch.nn.functional.cosine_similarity(exact, medium, dim=0) > 0.999
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_loss_of_an_eager_one_for_every_model(sources: Sources) -> None:
+    if not has_compiler():
+        pytest.skip("no C++ compiler here")
+    batch = load_batch(sources.train, range(2))
+    for seed in range(3):  # one compilation serves them all
+        losses = []
+        for is_compiled in (False, True):
+            model = build_model(SMALLEST, seed)
+            optimizer = build_optimizer(model, OptimizerSettings())
+            settings = StepSettings(compile=is_compiled)
+            two = [float(train_step(model, optimizer, batch, settings)) for _ in range(2)]
+            losses.append(two)
+            assert not any("_orig_mod" in name for name in model.state_dict())
+        assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+        assert losses[0][1] < losses[0][0], "it trains"
 
 
 def test_bf16_follows_float32_closely_and_leaves_parameters_float32(sources: Sources) -> None:

@@ -198,6 +198,8 @@ class Campaign:
         orders = folder.root / "links"
         orders.mkdir()
         local.syncer_options = ["--chaos-dir", str(orders)]
+        for child in local.learners.values():
+            child.command += ["--chaos-dir", str(orders)]
         hands = Hands(
             processes={**local.learners, "syncer": local.syncer},
             links=self.links,

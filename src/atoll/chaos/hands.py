@@ -1,4 +1,4 @@
-"""Carrying a fault out, and lifting it: signals to processes, orders to links, a full disk, lies.
+"""Carrying a fault out, and lifting it: signals, orders to links, disk and clocks, lies.
 
 One thread calls it, the storm's. A fault whose target is not there now is refused with False and
 tried again. Must never leave a fault behind: `lift_all` takes back whatever still holds.
@@ -23,7 +23,7 @@ from atoll.chaos.proxy import Shape
 from atoll.chaos.tear import tear_log, tear_snapshot
 from atoll.ferry.errors import FerryError
 from atoll.launch.child import Child
-from atoll.store.orders import DISK_FULL
+from atoll.store.orders import DISK_FULL, clock_order
 
 CUT = Shape(cut=True)
 SLOW = Shape(mbit_s=1.0, delay_s=0.1)
@@ -37,6 +37,7 @@ SHAPES: dict[str, tuple[Shape, Shape]] = {
 }
 """Kind to the shapes of both directions; the first is towards the syncer."""
 DEATH_S = 10.0
+CLOCK_JUMP_S = 3600.0
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Hands:
     run_dir: Path
     """Where the store keeps the run."""
     orders: Path
-    """Where the syncer's disk looks."""
+    """Where the syncer's disk looks, and everybody's wall clock."""
     _frozen: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _lies: int = 0
 
@@ -67,6 +68,8 @@ class Hands:
             self.links.act([self.ways[fault.who]], fault.kind)
         elif fault.kind == "disk_full":
             (self.orders / DISK_FULL).touch()
+        elif KINDS[fault.kind].group == "clock":
+            clock_order(self.orders, fault.who).write_text(str(CLOCK_JUMP_S))
         elif fault.kind in ("freeze", "freeze_syncer"):
             return self._freeze(fault.who), ""
         else:
@@ -79,6 +82,8 @@ class Hands:
             self.links.shape([self.ways[fault.who]])
         elif fault.kind == "disk_full":
             (self.orders / DISK_FULL).unlink(missing_ok=True)
+        elif KINDS[fault.kind].group == "clock":
+            clock_order(self.orders, fault.who).unlink(missing_ok=True)
         elif fault.who in self._frozen:
             self._frozen.pop(fault.who).send_signal(signal.SIGCONT)
             self._tell_frozen()
@@ -88,6 +93,8 @@ class Hands:
         for name in list(self._frozen):
             self._frozen.pop(name).send_signal(signal.SIGCONT)
         (self.orders / DISK_FULL).unlink(missing_ok=True)
+        for name in self.processes:
+            clock_order(self.orders, name).unlink(missing_ok=True)
         self.links.shape(list(self.ways.values()))
 
     def _process(self, who: str) -> subprocess.Popen[bytes] | None:

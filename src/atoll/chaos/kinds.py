@@ -10,7 +10,7 @@ from atoll.core.settings import SettingsError
 
 SYNCER: Final = "syncer"
 Aim = Literal["learner", "syncer"]
-Group = Literal["kill", "freeze", "link", "disk", "lie"]
+Group = Literal["kill", "freeze", "link", "disk", "clock", "lie"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ _ALL = (
     Kind("disk_full", "syncer", "disk", (4, 12), 2, "the syncer's disk is full"),
     Kind("torn_log", "syncer", "disk", (0, 0), 1, "SIGKILL, and half a record ends the log"),
     Kind("torn_snapshot", "syncer", "disk", (0, 0), 1, "SIGKILL, and the newest snapshot is half"),
+    Kind("clock", "learner", "clock", (4, 15), 2, "the wall clock jumps an hour ahead, then back"),
+    Kind("clock_syncer", "syncer", "clock", (4, 15), 2, "the same for the syncer's"),
     Kind("garbage", "syncer", "lie", (0, 0), 2, "bytes and frames that are not what they say"),
     Kind("nan", "syncer", "lie", (0, 0), 1, "a contribution that is not a number"),
 )

@@ -18,6 +18,7 @@ COLOURS: dict[Group, str] = {
     "freeze": "#2980b9",
     "link": "#e08e0b",
     "disk": "#8e44ad",
+    "clock": "#7f8c8d",
     "lie": "#16a085",
 }
 WORDS: dict[Group, str] = {
@@ -25,6 +26,7 @@ WORDS: dict[Group, str] = {
     "freeze": "frozen",
     "link": "link cut, slow, lossy, reset or half-open",
     "disk": "disk full, file torn",
+    "clock": "clock jumps",
     "lie": "garbage, not a number",
 }
 BIN_S = 20.0

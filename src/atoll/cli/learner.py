@@ -18,6 +18,7 @@ import typer
 from atoll.learner import IslandOptions, Learner, join
 from atoll.observe.lines import Lines
 from atoll.runfile.settings import RunFile, read_run_file
+from atoll.store.orders import jump_on_orders
 from atoll.train.island import train_on_island
 from atoll.train.model import build_model
 from atoll.train.sources import load_sources
@@ -62,6 +63,7 @@ def learner(
             metavar="S", help="End when the syncer was not reached for so long; 0: never."
         ),
     ] = 0.0,
+    chaos_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each step.")] = False,
 ) -> None:
     """Train as one island of a run, until the run is over.
@@ -77,6 +79,8 @@ def learner(
     )
     if watch_stdin:
         _stop_with_parent()
+    if chaos_dir is not None:
+        jump_on_orders(chaos_dir, name)
     if checkpoint is None and metrics is not None:
         checkpoint = metrics.with_suffix(".inner")
     options = IslandOptions(

@@ -32,7 +32,7 @@ from atoll.access.tls import server_context
 from atoll.access.tokens import Secret
 from atoll.core.settings import SettingsError
 from atoll.store.errors import DiskFailed, DiskFull, Fenced, RunExists, RunNotFound, StoreError
-from atoll.store.orders import DiskOnOrders
+from atoll.store.orders import DiskOnOrders, jump_on_orders
 from atoll.syncer.errors import SyncerError
 from atoll.syncer.front import listen
 from atoll.syncer.service import SyncerOptions, SyncerService
@@ -251,7 +251,10 @@ def _options(asked: argparse.Namespace) -> SyncerOptions:
     if asked.standby and asked.new:
         raise SyncerError("--standby takes a run over, --new begins one: leave one of them out")
     secret = Secret(read_private(asked.secret_file).decode(errors="replace").strip())
-    disk = DiskOnOrders(asked.chaos_dir) if asked.chaos_dir is not None else None
+    disk = None
+    if asked.chaos_dir is not None:
+        disk = DiskOnOrders(asked.chaos_dir)
+        jump_on_orders(asked.chaos_dir, "syncer")
     return SyncerOptions(
         asked.root, secret, asked.new, tls=_tls(asked), tapes=asked.tapes, disk=disk
     )
@@ -290,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="seconds without a sign of life after which a standby takes over",
     )
-    add("--chaos-dir", type=Path, help="for faults on purpose: the disk is full when told so there")
+    add("--chaos-dir", type=Path, help="for faults on purpose: disk and clock do as they are told")
     add("--words", action="store_true", help="say for people, not in JSON, that it listens")
     add("--watch-stdin", action="store_true", help="stop when standard input ends")
     add("--exit-when-ended", action="store_true", help="stop when the run has ended")

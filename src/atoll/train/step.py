@@ -53,7 +53,7 @@ def train_step(
     with _products(batch.inputs.device, settings):
         for part in _micro_batches(batch, settings.num_micro_batches):
             loss = _loss(model, part, settings) / settings.num_micro_batches
-            loss.backward()
+            torch.autograd.backward(loss)
             losses.append(loss.detach())
     if math.isfinite(settings.clip_norm):
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
