@@ -15,7 +15,7 @@ from typing import Any
 from atoll.compare.methods import FAMILY_OUTER, STREAMING_OUTER, with_merge, with_protocol
 from atoll.compare.statistics import mean
 from atoll.compare.store import ResultFolder
-from atoll.compare.trial import Trial
+from atoll.compare.trial import Method, Trial
 from atoll.core.settings import ProtocolSettings
 from atoll.merge.averaging import Rule
 from atoll.merge.outer import OuterSettings
@@ -154,80 +154,54 @@ def first_looks(_: ResultFolder) -> Table:
     return Table("first-looks", title, rows, "data-parallel", SWEEP_SEEDS)
 
 
-RDA_OUTERS: Mapping[int, Sequence[str]] = {
-    2: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.9"),
-    4: ("sgd 1.0", "nesterov 0.7, 0.5", "nesterov 0.4, 0.8"),
-    8: ("sgd 1.0", "nesterov 0.4, 0.5", "nesterov 0.4, 0.8"),
+Grid = Mapping[int, Sequence[tuple[Rule, str, Sequence[float]]]]
+"""By M: merge rule, outer optimizer, inner learning rates."""
+DECOUPLED_GRID: Grid = {
+    4: (
+        ("rda", "sgd 1.0", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "nesterov 0.7, 0.5", (7e-4, 1e-3, 1.4e-3)),
+        ("rda", "nesterov 0.4, 0.9", (5e-4, 1e-3)),
+        ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
+        ("mean", "nesterov 1.0, 0.5", (1e-3, 1.4e-3, 2e-3)),
+        ("mean", "nesterov 0.7, 0.9", (5e-4, 1e-3)),
+    ),
 }
-MEAN_OUTERS = ("sgd 1.0", "nesterov 1.0, 0.5", "nesterov 0.7, 0.9", "nesterov 0.4, 0.9")
-COARSE = (0.5, 1.0, 2.0)
-FINE = (0.5, 0.7, 1.0, 1.4)
+DILOCO_GRID: Grid = {
+    4: (
+        ("rda", "sgd 1.0", (1.4e-3, 2e-3)),
+        ("mean", "sgd 1.0", (2.8e-3,)),
+        ("mean", "nesterov 1.0, 0.5", (1.4e-3,)),
+        ("mean", "nesterov 0.7, 0.9", (5e-4, 1e-3)),
+    ),
+}
 
 
-def sweep_inner(folder: ResultFolder, num_learners: int) -> Table:
-    """The inner learning rate under the decoupled method, with plain outer averaging."""
-    found = decoupled(base(best_rate(folder), num_learners), "rda", SGD)
-    title = f"Decoupled, M = {num_learners}: inner learning rate"
-    return _sweep_rates(f"sweep-inner-{num_learners}", title, found, COARSE)
+def sweep(_: ResultFolder, num_learners: int) -> Table:
+    """Merge rule, outer optimizer and inner learning rate of the decoupled method."""
+    rows = _grid("decoupled", num_learners, DECOUPLED_GRID)
+    return _sweep(f"sweep-{num_learners}", f"Decoupled, M = {num_learners}", rows)
 
 
-def sweep_outer(folder: ResultFolder, num_learners: int) -> Table:
-    """Merge rule and outer optimizer of the decoupled method."""
-    settings = best(folder, sweep_inner(folder, num_learners)).training
-    title = f"Decoupled, M = {num_learners}: merge rule and outer optimizer"
-    return _sweep_outers(f"sweep-outer-{num_learners}", title, Trial("decoupled", settings))
+def sweep_diloco(_: ResultFolder, num_learners: int) -> Table:
+    """The same of synchronous DiLoCo."""
+    rows = _grid("diloco", num_learners, DILOCO_GRID)
+    title = f"Synchronous DiLoCo, M = {num_learners}"
+    return _sweep(f"sweep-diloco-{num_learners}", title, rows)
 
 
-def sweep_rate_again(folder: ResultFolder, num_learners: int) -> Table:
-    """The inner learning rate once more, under the outer optimizer that was best."""
-    found = best(folder, sweep_outer(folder, num_learners))
-    title = f"Decoupled, M = {num_learners}: inner learning rate under the best outer optimizer"
-    return _sweep_rates(f"sweep-rate-again-{num_learners}", title, found, FINE)
-
-
-def sweep_diloco(folder: ResultFolder, num_learners: int) -> Table:
-    """Merge rule and outer optimizer of synchronous DiLoCo."""
-    settings = best(folder, sweep_inner(folder, num_learners)).training
-    title = f"Synchronous DiLoCo, M = {num_learners}: merge rule and outer optimizer"
-    return _sweep_outers(f"sweep-diloco-{num_learners}", title, Trial("diloco", settings))
-
-
-def sweep_diloco_rate(folder: ResultFolder, num_learners: int) -> Table:
-    """The inner learning rate under synchronous DiLoCo."""
-    found = best(folder, sweep_diloco(folder, num_learners))
-    title = f"Synchronous DiLoCo, M = {num_learners}: inner learning rate"
-    return _sweep_rates(f"sweep-diloco-rate-{num_learners}", title, found, FINE)
-
-
-def _sweep_rates(name: str, title: str, trial: Trial, factors: Sequence[float]) -> Table:
-    rate = trial.training.train.optimizer.learning_rate
-    rows = {f"lr {_rounded(each * rate):g}": _at_rate(trial, each * rate) for each in factors}
-    return _sweep(name, title, rows, is_ordered=True)
-
-
-def _sweep_outers(name: str, title: str, trial: Trial) -> Table:
-    outers: list[tuple[Rule, str]] = [
-        ("rda", each) for each in RDA_OUTERS[trial.training.protocol.M]
-    ]
-    outers += [("mean", each) for each in MEAN_OUTERS]
-    rows = {
-        f"{rule}, {outer}": replace(trial, training=with_merge(trial.training, rule, OUTERS[outer]))
-        for rule, outer in outers
+def _grid(method: Method, num_learners: int, grid: Grid) -> dict[str, Trial]:
+    """An outer step multiplies what the learners did, so each is tried with rates of its own."""
+    return {
+        f"{rule}, {outer}, lr {rate:g}": Trial(
+            method, with_merge(base(rate, num_learners), rule, OUTERS[outer])
+        )
+        for rule, outer, rates in grid[num_learners]
+        for rate in rates
     }
-    return _sweep(name, title, rows)
 
 
 def _sweep(name: str, title: str, rows: Mapping[str, Trial], is_ordered: bool = False) -> Table:
     return Table(name, title, rows, next(iter(rows)), SWEEP_SEEDS, is_ordered=is_ordered)
-
-
-def _at_rate(trial: Trial, rate: float) -> Trial:
-    return with_inner(trial, learning_rate=_rounded(rate))
-
-
-def _rounded(rate: float) -> float:
-    """Two figures, as a person would write it."""
-    return float(f"{rate:.2g}")
 
 
 def decoupled(settings: TrainingSettings, rule: Rule, outer: OuterSettings) -> Trial:
@@ -265,13 +239,13 @@ def best_decoupled(folder: ResultFolder, num_learners: int) -> Trial:
     """The decoupled method at M, tuned. M = 1 needs no outer optimizer; 16 takes what 8 has."""
     if num_learners == 1:
         return to_test(decoupled(base(best_rate(folder), 1), "rda", SGD))
-    found = best(folder, sweep_rate_again(folder, min(num_learners, 8)))
+    found = best(folder, sweep(folder, min(num_learners, 8)))
     return to_test(replace(found, training=with_protocol(found.training, M=num_learners)))
 
 
 def best_diloco(folder: ResultFolder, num_learners: int) -> Trial:
     """Synchronous DiLoCo at M, tuned."""
-    return to_test(best(folder, sweep_diloco_rate(folder, num_learners)))
+    return to_test(best(folder, sweep_diloco(folder, num_learners)))
 
 
 def to_test(trial: Trial) -> Trial:
@@ -412,7 +386,7 @@ def rules(folder: ResultFolder) -> Table:
     """RDA against the mean, each with its own best outer optimizer."""
     rows: dict[str, Trial] = {}
     for count in (4, 8):
-        table = sweep_outer(folder, count)
+        table = sweep(folder, count)
         for rule in ("rda", "mean"):
             some = {k: t for k, t in table.rows.items() if k.startswith(rule)}
             rows[f"M = {count}, {rule}"] = to_test(best(folder, replace(table, rows=some)))
@@ -499,26 +473,11 @@ def surrounded(trial: Trial, **changes: Any) -> Trial:
     return replace(trial, training=replace(trial.training, surroundings=found))
 
 
-def _sweeps_over_learners() -> dict[str, Callable[[ResultFolder], Table]]:
-    """Sweeps by name; what is swept, then M."""
-    kinds = {
-        "inner": sweep_inner,
-        "outer": sweep_outer,
-        "rate-again": sweep_rate_again,
-        "diloco": sweep_diloco,
-        "diloco-rate": sweep_diloco_rate,
-    }
-    return {
-        f"sweep-{kind}-{count}": functools.partial(make, num_learners=count)
-        for kind, make in kinds.items()
-        for count in (4, 8, 2)
-    }
-
-
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sweep-rate": sweep_rate,
     "first-looks": first_looks,
-    **_sweeps_over_learners(),
+    **{f"sweep-{M}": functools.partial(sweep, num_learners=M) for M in DECOUPLED_GRID},
+    **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},
     "headline": headline,
     "learners": learners,
     "early": early,
@@ -532,12 +491,11 @@ TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sizes": sizes,
 }
 
-SWEPT = ("inner", "outer", "rate-again", "diloco", "diloco-rate")
 QUEUE: Sequence[tuple[str, int]] = (
     ("sweep-rate", 2),
     ("first-looks", 1),
-    *((f"sweep-{kind}-4", 1) for kind in SWEPT),
-    *((f"sweep-{kind}-8", 1) for kind in SWEPT),
+    *((f"sweep-{M}", 1) for M in DECOUPLED_GRID),
+    *((f"sweep-diloco-{M}", 1) for M in DILOCO_GRID),
     ("headline", 2),
     ("failures", 1),
     ("early", 2),
@@ -546,7 +504,6 @@ QUEUE: Sequence[tuple[str, int]] = (
     ("codecs", 2),
     ("mixed", 2),
     ("failures", 2),
-    *((f"sweep-{kind}-2", 1) for kind in SWEPT),
     ("learners", 2),
     ("periods", 2),
     ("rules", 2),
