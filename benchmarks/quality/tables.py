@@ -145,6 +145,13 @@ def first_looks(_: ResultFolder) -> Table:
         "mean, P = H = 6, link 4 times as fast": surrounded(
             changed(averaged, P=6, H=6), model_transfer_s=3.0
         ),
+        "mean, H grows from 12": changed(averaged, first_H=12),
+        "mean, P = 12, link 4 times as fast": surrounded(
+            changed(averaged, P=12), model_transfer_s=3.0
+        ),
+        "mean, P = 12, H grows from 6, link 4 times as fast": surrounded(
+            changed(averaged, P=12, first_H=6), model_transfer_s=3.0
+        ),
         "rda": decoupled(settings, "rda", SGD),
         "rda, nesterov 0.4, 0.8": decoupled(settings, "rda", OUTERS["nesterov 0.4, 0.8"]),
     }
@@ -404,6 +411,7 @@ def periods(folder: ResultFolder) -> Table:
         "P = 12, H = 12, link 4 times as fast": faster(trial, 12),
         "P = 6, H = 24": changed(trial, P=6),
         "P = 6, H = 6, link 16 times as fast": faster(trial, 6),
+        "P = 6, H = 6, tau = 3, link 16 times as fast": changed(faster(trial, 6), tau=3),
         "P = 1, H = 24": changed(trial, P=1),
         "tau = 4": changed(trial, tau=4),
     }
@@ -428,6 +436,23 @@ def sizes(folder: ResultFolder) -> Table:
     groups = {label: f"{label.partition(':')[0]}: data-parallel" for label in rows}
     title = "Three sizes at six tokens per parameter"
     return Table("sizes", title, rows, "micro: data-parallel", groups=groups)
+
+
+def lengths(folder: ResultFolder) -> Table:
+    """The other trend: the same H is a smaller share of a longer run."""
+    rows: dict[str, Trial] = {}
+    for times in (1, 2, 4):
+        for label, trial in (
+            ("data-parallel", best_together(folder)),
+            ("decoupled, M = 4", best_decoupled(folder, 4)),
+        ):
+            train = trial.training.train
+            longer = replace(train, budget_tokens=times * train.budget_tokens)
+            training = replace(trial.training, train=longer)
+            rows[f"{times * NUM_STEPS:,} steps: {label}"] = replace(trial, training=training)
+    groups = {label: f"{label.partition(':')[0]}: data-parallel" for label in rows}
+    first = f"{NUM_STEPS:,} steps: data-parallel"
+    return Table("lengths", "Longer runs, M = 4", rows, first, groups=groups)
 
 
 def changed(trial: Trial, **changes: Any) -> Trial:
@@ -489,6 +514,7 @@ TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "rules": rules,
     "periods": periods,
     "sizes": sizes,
+    "lengths": lengths,
 }
 
 QUEUE: Sequence[tuple[str, int]] = (
@@ -507,6 +533,7 @@ QUEUE: Sequence[tuple[str, int]] = (
     ("learners", 2),
     ("periods", 2),
     ("rules", 2),
+    ("lengths", 2),
     ("sizes", 2),
     *((name, 5) for name in ("headline", "failures", "codecs", "mixed", "receipts", "early")),
 )

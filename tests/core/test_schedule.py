@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -23,13 +24,14 @@ def schedule(*names: str, **settings: Any) -> tuple[Schedule, ProtocolSettings]:
 def play(made: Schedule, s: ProtocolSettings, num_steps: int, K: int = 1) -> list[tuple[int, int]]:
     """All learners step together; (step, fragment) of each call."""
     calls, begin = [], max(track.step for track in made.tracks.values())
+    versions = [0] * s.P
     for step in range(begin + 1, begin + num_steps + 1):
         for name in made.tracks:
             made.report(name, step)
-        index = made.pick(K, [False] * s.P)
-        if index >= 0:
+        while (index := made.pick(K, [False] * s.P)) >= 0:
             calls.append((step, index))
-            made.called(index, s)
+            made.called(index, s.period_steps(versions[index]))
+            versions[index] += 1
     return calls
 
 
@@ -43,6 +45,31 @@ def test_first_calls_are_staggered_over_one_h_and_each_comes_again_after_h() -> 
 def test_the_look_ahead_brings_first_calls_forward_and_no_later_ones() -> None:
     made, s = schedule("a", look_ahead=1)
     assert play(made, s, 12) == [(1, 1), (3, 2), (5, 3), (7, 0), (9, 1), (11, 2)]
+
+
+def test_h_grows_from_two_calls_a_step_to_one_in_two() -> None:
+    made, s = schedule("a", P=8, H=16, first_H=4, growing_rounds=3, look_ahead=0)
+    calls = play(made, s, 200)
+    by_step = [step for step, _ in calls]
+    assert all(by_step.count(step) <= 2 for step in by_step), "a boundary cuts two at most"
+    for index in range(8):
+        steps = [step for step, called in calls if called == index]
+        gaps = [after - before for before, after in pairwise(steps)]
+        least = [s.period_steps(version) for version in range(len(gaps))]
+        assert least[:4] == [4, 8, 12, 16] and set(least[4:]) == {16}
+        assert all(gap >= floor for gap, floor in zip(gaps, least, strict=True))
+        assert all(gap <= floor + 8 for gap, floor in zip(gaps, least, strict=True))
+        assert gaps[-4:] == [16] * 4
+
+
+def test_a_learner_that_joins_waits_the_h_of_that_time() -> None:
+    made, s = schedule("a", P=1, H=16, first_H=4, growing_rounds=2, look_ahead=0)
+    play(made, s, 4)
+    made.add("b", 100, s)
+    assert made.tracks["b"].thresholds == [104]
+    play(made, s, 20)
+    made.add("c", 100, s)
+    assert made.tracks["c"].thresholds == [116]
 
 
 def test_with_p_equal_to_h_one_fragment_is_called_per_step() -> None:
@@ -77,7 +104,7 @@ def test_after_an_outage_the_most_overdue_come_first_at_a_distance() -> None:
     play(made, s, 8)
     made.report("a", 100)  # all four are overdue at once; 1 was called the longest ago
     assert made.pick(1, [False] * 4) == 1
-    made.called(1, s)
+    made.called(1, s.H)
     assert made.pick(1, [False] * 4) == -1, "one per H/P steps"
     assert play(made, s, 6) == [(102, 2), (104, 3), (106, 0)]
 
@@ -121,7 +148,7 @@ def test_the_counts_are_what_a_count_by_hand_gives(
         elif action == "remove":
             made.remove(name)
         elif action == "call" and (index := made.pick(quorum, [False] * s.P)) >= 0:
-            made.called(index, s)
+            made.called(index, s.H)
         elif track is not None and action == "report":
             made.report(name, track.step + number)
         elif track is not None and action == "counts":

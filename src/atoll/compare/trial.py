@@ -25,7 +25,7 @@ from atoll.train.sources import load_sources
 Method = Literal["data-parallel", "data-parallel-averaged", "local-step-1", "diloco", "decoupled"]
 NUMBERS = 2
 """Goes up when the same settings give other numbers, so that kept results do not mix."""
-ADDED: Mapping[str, Any] = {}
+ADDED: Mapping[str, Any] = {"protocol.first_H": "H", "protocol.growing_rounds": 40}
 """Settings that came after results were kept, by path ("protocol.tau"), each with the value under
 which nothing is different: with that value they are left out of the key, and kept results count."""
 

@@ -31,8 +31,8 @@ class Rounds(ShardDesk):
         if self.state.finish_limit_s > 0:
             return
         blocked = [not f.at_rest or f.version < 0 for f in self.state.fragments]
-        index = self.state.schedule.pick(self._quorum(), blocked)
-        if index >= 0:
+        while (index := self.state.schedule.pick(self._quorum(), blocked)) >= 0:
+            blocked[index] = True
             self._call(index, last=False)
 
     def _call(self, index: int, last: bool) -> None:
@@ -54,8 +54,9 @@ class Rounds(ShardDesk):
         for name in live:
             self._expect(fragment.round, index, name)
         fragment.round.recount(dict.fromkeys(live, True))
-        self.state.schedule.called(index, self.settings)
-        self._send_call(live, fragment, Reason("due", f"after H = {self.settings.H} steps"))
+        period = self.settings.period_steps(fragment.version)
+        self.state.schedule.called(index, period)
+        self._send_call(live, fragment, Reason("due", f"after H = {period} steps"))
 
     def _expect(self, round: Round, index: int, name: str) -> None:
         seat, member = self.state.seats[name], self.state.roster.members[name]
@@ -116,7 +117,8 @@ class Rounds(ShardDesk):
             member = self.state.roster.members.get(name)
             if member is not None and member.state == LIVE and member.step > 0:
                 pace = member.tokens / member.step
-                weight += weight_of(self.settings.H, pace, self.settings)
+                steps = self.settings.period_steps(self.state.fragments[index].version)
+                weight += weight_of(steps, pace, self.settings)
         return weight
 
     def _ask_merge(

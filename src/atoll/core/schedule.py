@@ -2,8 +2,9 @@
 
 For each fragment the pacing learner is the K-th fastest by steps since the fragment was last
 called. When it has done H of them the fragment is due, so no fragment merges more often than every
-H steps on any network (the launch floor). First calls are staggered over one H, and calls keep a
-distance, so that after an outage the most overdue fragment comes first and the rest follow.
+H steps on any network (the launch floor); H grows over a fragment's first rounds where asked to.
+First calls are staggered over one H, and calls keep a distance, so that after an outage the most
+overdue fragment comes first and the rest follow.
 
 Steps that a learner did while nobody heard of it do not count against calls made meanwhile: its
 first report afterwards is where they begin. Reports cost O(1): each learner carries the least step
@@ -43,6 +44,8 @@ class Schedule:
     fragments: list[int]
     num_due: list[int] = field(default_factory=list)
     last_called: list[int] = field(default_factory=list)
+    periods: list[int] = field(default_factory=list)
+    """H of each fragment until its next call."""
     num_apart: int = 0
     num_counted: int = 0
     num_calls: int = 0
@@ -52,7 +55,8 @@ class Schedule:
     def of(fragments: tuple[int, ...], settings: ProtocolSettings) -> Schedule:
         """A schedule in which nothing was called yet."""
         order = [settings.first_offset_steps(each) - 2 * settings.H for each in fragments]
-        return Schedule(list(fragments), [0] * len(fragments), order)
+        periods = [settings.period_steps(0)] * len(fragments)
+        return Schedule(list(fragments), [0] * len(fragments), order, periods)
 
     def add(self, name: str, step: int, settings: ProtocolSettings) -> None:
         """A learner joins at its own `step`; it counts once it is live."""
@@ -60,8 +64,10 @@ class Schedule:
         thresholds = [
             step + settings.first_offset_steps(fragment) - settings.look_ahead
             if called < 0
-            else step + settings.H
-            for fragment, called in zip(self.fragments, self.last_called, strict=True)
+            else step + period
+            for fragment, called, period in zip(
+                self.fragments, self.last_called, self.periods, strict=True
+            )
         ]
         width = len(thresholds)
         self.tracks[name] = Track(step, False, thresholds, [False] * width, [0] * width, step)
@@ -113,35 +119,46 @@ class Schedule:
                 best = index
         return best
 
-    def called(self, index: int, settings: ProtocolSettings) -> None:
+    def called(self, index: int, period: int) -> None:
         """A fragment was called from everybody: all count their steps anew."""
         self.num_calls += 1
         self.last_called[index] = self.num_calls
+        self.periods[index] = period
         self.num_due[index] = 0
         self.num_apart = 0
-        distance = max(1, settings.H // len(self.fragments))
+        distance = self._distance(period)
         for track in self.tracks.values():
-            track.thresholds[index] = track.step + settings.H
+            track.thresholds[index] = track.step + period
             track.ready[index] = False
-            track.missed[index] = 0 if track.counts and not track.returning else settings.H
+            track.missed[index] = 0 if track.counts and not track.returning else period
             track.apart_at = track.step + distance
             track.apart = False
             if track.counts:
-                self._aim(track)
+                self._refresh(track)
 
-    def recovered(self, index: int) -> None:
+    def _distance(self, period: int) -> int:
+        """Steps until the next call. Where a period is shorter than there are fragments, every
+        second call (or fewer) comes at the same step as the one before it.
+        """
+        count = len(self.fragments)
+        if period >= count:
+            return period // count
+        return (self.num_calls + 1) * period // count - self.num_calls * period // count
+
+    def recovered(self, index: int, period: int) -> None:
         """A merge was read back from the log: the fragment was called after the snapshot."""
         self.num_calls += 1
         self.last_called[index] = self.num_calls
+        self.periods[index] = period
 
-    def restarted(self, settings: ProtocolSettings) -> None:
+    def restarted(self) -> None:
         """Calls since the snapshot are unknown, only their order: the newest waits all of H."""
         called = [index for index, number in enumerate(self.last_called) if number > 0]
         called.sort(key=lambda index: self.last_called[index])
         for name, track in self.tracks.items():
             self.set_counts(name, False)
             for rank, index in enumerate(called, start=1):
-                track.missed[index] = -(-settings.H * rank // len(called))
+                track.missed[index] = -(-self.periods[index] * rank // len(called))
 
     def _return(self, track: Track) -> None:
         """The first report after a time in which nobody heard of this learner."""

@@ -30,6 +30,10 @@ class ProtocolSettings:
     """Fragments the parameters are cut into."""
     H: int = 24
     """Steps of the pacing learner between two rounds of one fragment: the launch floor."""
+    first_H: int | Literal["H"] = "H"  # noqa: N815  # the method's own letter
+    """H between a fragment's first rounds, when learners drift apart fastest; "H" does not grow."""
+    growing_rounds: int = 40
+    """Rounds of a fragment over which `first_H` grows to H."""
     K: int | Literal["all"] = 1
     """Learners a round needs at least; "all" means M."""
     tau: int | Literal["auto"] = "auto"
@@ -87,9 +91,15 @@ class ProtocolSettings:
         """The most steps that `tau = "auto"` may take."""
         return max(1, self.H // 4)
 
+    def period_steps(self, version: int) -> int:
+        """H after a round of a fragment that was at `version` when it was called."""
+        if self.first_H == "H" or version >= self.growing_rounds:
+            return self.H
+        return self.first_H + (self.H - self.first_H) * max(0, version) // self.growing_rounds
+
     def first_offset_steps(self, fragment: int) -> int:
-        """The step at which a fragment is first called; staggered over one H."""
-        return (fragment * self.H // self.P) or self.H
+        """The step at which a fragment is first called; staggered over the first H."""
+        return (fragment * self.period_steps(0) // self.P) or self.period_steps(0)
 
 
 def from_mapping(values: Mapping[str, Any]) -> ProtocolSettings:
@@ -120,6 +130,7 @@ def _check(s: ProtocolSettings) -> None:
             f"P = {s.P} fragments cannot each be called within H = {s.H} steps: "
             f"set P to {s.H} or less, or H to {s.P} or more"
         )
+    _check_growth(s)
     _check_quorum(s)
     _check_overlap(s)
     _check_work(s)
@@ -129,6 +140,25 @@ def _check(s: ProtocolSettings) -> None:
         raise SettingsError(
             f"silence_s = {s.silence_s} is shorter than two beats of {s.beat_s} s, so learners "
             f"would come and go by chance: set silence_s to {s.beat_s * 2} or more"
+        )
+
+
+def _check_growth(s: ProtocolSettings) -> None:
+    _whole("growing_rounds", s.growing_rounds, least=1)
+    if s.first_H == "H":
+        return
+    _whole("first_H", s.first_H, least=1, word="H")
+    if s.first_H > s.H:
+        raise SettingsError(f"first_H = {s.first_H} grows to H = {s.H}: set it to {s.H} or less")
+    if 2 * s.first_H < s.P:
+        raise SettingsError(
+            f"first_H = {s.first_H} steps have no room for P = {s.P} fragments, two of which are "
+            f"cut at a step: set first_H to {-(-s.P // 2)} or more, or P to {2 * s.first_H} or less"
+        )
+    if s.tau != "auto" and s.tau >= s.first_H > 1:
+        raise SettingsError(
+            f"tau = {s.tau} steps of overlap are longer than first_H = {s.first_H}: set tau below "
+            "that, or to 'auto'"
         )
 
 

@@ -408,7 +408,7 @@ class ShardCore(Rounds):
         state.early.clear()
         for name in state.roster.members:
             state.roster.disconnect(name)
-        state.schedule.restarted(self.settings)
+        state.schedule.restarted()
         for fragment in state.fragments:
             fragment.round = fragment.merge = None
             fragment.retry_at_s, fragment.retry_pause_s = NEVER, 0.0
@@ -429,7 +429,8 @@ class ShardCore(Rounds):
             return
         fragment.round = fragment.merge = None
         self._apply(fragment, event.version, event.digest, event.marks, event.through)
-        self.state.schedule.recovered(self._index(event.fragment))
+        period = self.settings.period_steps(event.version - 1)
+        self.state.schedule.recovered(self._index(event.fragment), period)
         fragment.merged_tokens = event.merged_tokens
         fragment.round_number = max(fragment.round_number, event.round)
 

@@ -56,7 +56,7 @@ def run_seed(seed: int, faults_s: float = 240.0) -> Outcome:
 
 
 def _draw_world(dice: random.Random, seed: int) -> World:
-    settings = _draw_settings(dice)
+    settings = _growing(_draw_settings(dice), random.Random(f"growing {seed}"))
     num_shards = dice.choice([1, 1, 1, min(2, settings.P), min(3, settings.P)])
     run = RunSettings(
         run=f"swarm-{seed}",
@@ -103,6 +103,19 @@ def _draw_settings(dice: random.Random) -> ProtocolSettings:
         beat_s=dice.choice([1.0, 2.0]),
         first_round_s=dice.choice([5.0, 30.0]),
     )
+
+
+def _growing(settings: ProtocolSettings, dice: random.Random) -> ProtocolSettings:
+    """H grows in a third of the runs; drawn apart, so that a seed keeps what else it drew."""
+    least = (
+        -(-settings.P // 2)
+        if settings.tau == "auto"
+        else max(-(-settings.P // 2), settings.tau + 1)
+    )
+    if dice.random() > 1 / 3 or least > settings.H:
+        return settings
+    first_H, rounds = dice.randint(least, settings.H), dice.choice([1, 5, 40])
+    return replace(settings, first_H=first_H, growing_rounds=rounds)
 
 
 def _draw_island(dice: random.Random, name: str) -> Island:

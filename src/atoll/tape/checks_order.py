@@ -107,7 +107,6 @@ def launch_floor(history: History, found: Found) -> None:
     """
     settings = history.settings
     quorum = history.quorum
-    least = settings.H - settings.look_ahead
     before: dict[int, Called] = {}
     for call in history.syncer.calls:
         last = before.get(call.fragment)
@@ -115,6 +114,7 @@ def launch_floor(history: History, found: Found) -> None:
         if last is None or last.epoch != call.epoch or last.number >= call.number:
             continue
         found.looked += 1
+        least = settings.period_steps(last.version) - settings.look_ahead
         made = [step - last.steps.get(key, 0) for key, step in call.steps.items()]
         enough = len([1 for steps in made if steps >= least])
         if enough < quorum:

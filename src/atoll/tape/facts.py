@@ -58,6 +58,8 @@ class Called:
     fragment: int
     number: int
     epoch: int
+    version: int
+    """Of the fragment, when it was called."""
     steps: dict[LifeKey, int]
 
 

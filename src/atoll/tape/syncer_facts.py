@@ -195,6 +195,8 @@ class _ShardReader:
             facts.sent_drops.add((message.cut, message.fragment))
 
     def _called(self, call: msg.Call) -> None:
-        steps = dict(self.steps)
-        called = Called(self.where, call.fragment, call.number, call.epoch, steps)
+        version = self.versions.get(call.fragment, -1)
+        called = Called(
+            self.where, call.fragment, call.number, call.epoch, version, dict(self.steps)
+        )
         self.facts.calls.append(called)
