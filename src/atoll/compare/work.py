@@ -42,7 +42,6 @@ class Workbench:
         one that stands still is told and has no result.
         """
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)  # moments of bytes that never come fade into them, slowly
         for trial in trials:
             kept = self.folder.find(trial)
             if kept is not None:
