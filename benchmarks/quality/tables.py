@@ -166,11 +166,23 @@ Grid = Mapping[int, Sequence[tuple[Rule, str, Sequence[float]]]]
 DECOUPLED_GRID: Grid = {
     4: (
         ("rda", "sgd 1.0", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "sgd 0.7", (2.8e-3,)),
         ("rda", "nesterov 0.7, 0.5", (7e-4, 1e-3, 1.4e-3)),
         ("rda", "nesterov 0.4, 0.9", (5e-4, 1e-3)),
         ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
         ("mean", "nesterov 1.0, 0.5", (1e-3, 1.4e-3, 2e-3)),
         ("mean", "nesterov 0.7, 0.9", (5e-4, 1e-3)),
+    ),
+    8: (
+        ("rda", "sgd 1.0", (1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "nesterov 0.4, 0.5", (2e-3,)),
+        ("mean", "sgd 1.0", (2e-3, 2.8e-3, 4e-3)),
+        ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
+    ),
+    2: (
+        ("rda", "sgd 1.0", (2e-3, 2.8e-3)),
+        ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
+        ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
     ),
 }
 DILOCO_GRID: Grid = {
@@ -179,6 +191,16 @@ DILOCO_GRID: Grid = {
         ("mean", "sgd 1.0", (2.8e-3,)),
         ("mean", "nesterov 1.0, 0.5", (1.4e-3,)),
         ("mean", "nesterov 0.7, 0.9", (5e-4, 1e-3)),
+    ),
+    8: (
+        ("rda", "sgd 1.0", (2e-3, 2.8e-3)),
+        ("mean", "sgd 1.0", (2.8e-3, 4e-3)),
+        ("mean", "nesterov 0.7, 0.9", (1e-3,)),
+    ),
+    2: (
+        ("rda", "sgd 1.0", (2e-3,)),
+        ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
+        ("mean", "nesterov 0.7, 0.9", (1e-3,)),
     ),
 }
 

@@ -184,11 +184,13 @@ def _in_step(run: Together, window: int = 1) -> Iterator[Look]:
 
 def _apart(run: Together) -> Iterator[Look]:
     rounds = _Rounds(run)
-    H, num_steps = run.settings.protocol.H, run.settings.train.num_steps
-    for step in range(run.settings.warm_steps, num_steps, H):
-        count = min(H, num_steps - step)
+    step, num_steps = run.settings.warm_steps, run.settings.train.num_steps
+    while step < num_steps:
+        period = run.settings.protocol.period_steps(rounds.state.published.version)
+        count = min(period, num_steps - step)
         for _ in range(count):
             run.step()
+        step += count
         run.pace.steps(count)
         rounds.merge()
         run.exchange(rounds.up_bytes, rounds.down_bytes)
