@@ -38,6 +38,7 @@ SGD = OuterSettings("sgd", lr=1.0)
 OUTERS: Mapping[str, OuterSettings] = {
     "sgd 1.0": SGD,
     "sgd 0.7": OuterSettings("sgd", lr=0.7),
+    "sgd 0.5": OuterSettings("sgd", lr=0.5),
     "nesterov 1.0, 0.5": OuterSettings("nesterov", lr=1.0, momentum=0.5),
     "nesterov 0.7, 0.5": OuterSettings("nesterov", lr=0.7, momentum=0.5),
     "nesterov 0.4, 0.5": OuterSettings("nesterov", lr=0.4, momentum=0.5),
@@ -166,41 +167,45 @@ Grid = Mapping[int, Sequence[tuple[Rule, str, Sequence[float]]]]
 DECOUPLED_GRID: Grid = {
     4: (
         ("rda", "sgd 1.0", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
-        ("rda", "sgd 0.7", (2.8e-3,)),
+        ("rda", "sgd 0.7", (2e-3, 2.8e-3, 4e-3)),
+        ("rda", "sgd 0.5", (2.8e-3, 4e-3)),
         ("rda", "nesterov 0.7, 0.5", (7e-4, 1e-3, 1.4e-3)),
         ("rda", "nesterov 0.4, 0.9", (5e-4, 1e-3)),
         ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
+        ("mean", "sgd 0.7", (2.8e-3, 4e-3)),
         ("mean", "nesterov 1.0, 0.5", (1e-3, 1.4e-3, 2e-3)),
-        ("mean", "nesterov 0.7, 0.9", (5e-4, 1e-3)),
+        ("mean", "nesterov 0.7, 0.9", (5e-4,)),
     ),
     8: (
-        ("rda", "sgd 1.0", (1.4e-3, 2e-3, 2.8e-3)),
-        ("rda", "nesterov 0.4, 0.5", (2e-3,)),
-        ("mean", "sgd 1.0", (2e-3, 2.8e-3, 4e-3)),
-        ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
+        ("rda", "sgd 1.0", (2e-3,)),
+        ("rda", "sgd 0.7", (2e-3, 2.8e-3)),
+        ("rda", "sgd 0.5", (2.8e-3, 4e-3)),
+        ("mean", "sgd 1.0", (2.8e-3,)),
+        ("mean", "sgd 0.7", (4e-3,)),
     ),
     2: (
-        ("rda", "sgd 1.0", (2e-3, 2.8e-3)),
-        ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
-        ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
+        ("rda", "sgd 1.0", (2e-3,)),
+        ("rda", "sgd 0.7", (2.8e-3,)),
+        ("mean", "sgd 1.0", (2.8e-3,)),
+        ("mean", "sgd 0.7", (2.8e-3,)),
     ),
 }
 DILOCO_GRID: Grid = {
     4: (
-        ("rda", "sgd 1.0", (1.4e-3, 2e-3)),
+        ("rda", "sgd 1.0", (2e-3,)),
+        ("rda", "sgd 0.7", (2.8e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
-        ("mean", "nesterov 1.0, 0.5", (1.4e-3,)),
-        ("mean", "nesterov 0.7, 0.9", (5e-4, 1e-3)),
+        ("mean", "sgd 0.7", (2.8e-3,)),
+        ("mean", "nesterov 0.7, 0.9", (1e-3,)),
     ),
     8: (
-        ("rda", "sgd 1.0", (2e-3, 2.8e-3)),
-        ("mean", "sgd 1.0", (2.8e-3, 4e-3)),
-        ("mean", "nesterov 0.7, 0.9", (1e-3,)),
+        ("rda", "sgd 1.0", (2e-3,)),
+        ("rda", "sgd 0.7", (2.8e-3,)),
+        ("mean", "sgd 1.0", (2.8e-3,)),
     ),
     2: (
-        ("rda", "sgd 1.0", (2e-3,)),
-        ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
-        ("mean", "nesterov 0.7, 0.9", (1e-3,)),
+        ("rda", "sgd 0.7", (2.8e-3,)),
+        ("mean", "sgd 1.0", (2.8e-3,)),
     ),
 }
 
