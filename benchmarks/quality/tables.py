@@ -114,13 +114,13 @@ RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)
 
 def sweep_rate(_: ResultFolder) -> Table:
     """The inner learning rate of the data-parallel baseline."""
-    rows = {f"lr {rate:g}": Trial("data-parallel", base(rate, 4)) for rate in RATES}
+    rows = {f"lr {rate:g}": Trial("data-parallel", keeping(base(rate, 4))) for rate in RATES}
     return _sweep("sweep-rate", "Data-parallel: inner learning rate", rows, is_ordered=True)
 
 
 def first_looks(_: ResultFolder) -> Table:
     """What costs loss at all, before anything is tuned but the data-parallel rate."""
-    settings = base(2.8e-3, 4)
+    settings = keeping(base(2.8e-3, 4))
     averaged = decoupled(settings, "mean", SGD)
     together = Trial("diloco", averaged.training)
     rows = {
@@ -164,30 +164,37 @@ def first_looks(_: ResultFolder) -> Table:
 
 Grid = Mapping[int, Sequence[tuple[Rule, str, Sequence[float]]]]
 """By M: merge rule, outer optimizer, inner learning rates."""
-DECOUPLED_GRID: Grid = {
+KEEP_GRID: Grid = {
     4: (
         ("rda", "sgd 1.0", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
-        ("rda", "sgd 0.7", (2e-3, 2.8e-3, 4e-3)),
-        ("rda", "sgd 0.5", (2.8e-3, 4e-3)),
+        ("rda", "sgd 0.7", (2.8e-3,)),
         ("rda", "nesterov 0.7, 0.5", (7e-4, 1e-3, 1.4e-3)),
         ("rda", "nesterov 0.4, 0.9", (5e-4, 1e-3)),
         ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
-        ("mean", "sgd 0.7", (2.8e-3, 4e-3)),
         ("mean", "nesterov 1.0, 0.5", (1e-3, 1.4e-3, 2e-3)),
         ("mean", "nesterov 0.7, 0.9", (5e-4,)),
     ),
-    8: (
+}
+DECOUPLED_GRID: Grid = {
+    4: (
         ("rda", "sgd 1.0", (2e-3,)),
-        ("rda", "sgd 0.7", (2e-3, 2.8e-3)),
-        ("rda", "sgd 0.5", (2.8e-3, 4e-3)),
+        ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
+        ("rda", "sgd 0.5", (4e-3,)),
+        ("rda", "nesterov 0.4, 0.5", (2e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
         ("mean", "sgd 0.7", (4e-3,)),
+        ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
+    ),
+    8: (
+        ("rda", "sgd 1.0", (2e-3,)),
+        ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
+        ("rda", "sgd 0.5", (4e-3,)),
+        ("mean", "sgd 1.0", (2.8e-3,)),
     ),
     2: (
-        ("rda", "sgd 1.0", (2e-3,)),
         ("rda", "sgd 0.7", (2.8e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
-        ("mean", "sgd 0.7", (2.8e-3,)),
+        ("mean", "sgd 0.7", (4e-3,)),
     ),
 }
 DILOCO_GRID: Grid = {
@@ -210,6 +217,15 @@ DILOCO_GRID: Grid = {
 }
 
 
+def sweep_keep(_: ResultFolder) -> Table:
+    """A wide one, under the receipt rule that loses no work."""
+    rows = {
+        label: changed(trial, receipt="keep")
+        for label, trial in _grid("decoupled", 4, KEEP_GRID).items()
+    }
+    return _sweep("sweep-keep-4", "Decoupled, M = 4, receipt keep", rows)
+
+
 def sweep(_: ResultFolder, num_learners: int) -> Table:
     """Merge rule, outer optimizer and inner learning rate of the decoupled method."""
     rows = _grid("decoupled", num_learners, DECOUPLED_GRID)
@@ -221,6 +237,11 @@ def sweep_diloco(_: ResultFolder, num_learners: int) -> Table:
     rows = _grid("diloco", num_learners, DILOCO_GRID)
     title = f"Synchronous DiLoCo, M = {num_learners}"
     return _sweep(f"sweep-diloco-{num_learners}", title, rows)
+
+
+def keeping(settings: TrainingSettings) -> TrainingSettings:
+    """Under the receipt rule that loses no work."""
+    return with_protocol(settings, receipt="keep")
 
 
 def _grid(method: Method, num_learners: int, grid: Grid) -> dict[str, Trial]:
@@ -316,18 +337,20 @@ def learners(folder: ResultFolder) -> Table:
 def early(folder: ResultFolder) -> Table:
     """Tries on the first rounds, which cost most."""
     best_4 = best_decoupled(folder, 4)
-    outer = best_4.training.merge.outer
     rows = {"as it is": best_4}
-    for merges in (5, 15):
-        rows[f"rate and momentum ramp over {merges} merges"] = with_outer(
-            best_4, replace(outer, ramp_merges=merges)
-        )
-    rows["rate ramps from 0.3 over 5 merges"] = with_outer(
-        best_4, replace(outer, ramp_merges=5, first_lr=0.3)
+    ramp = replace(OUTERS["nesterov 0.7, 0.9"], ramp_merges=30)
+    rows["rate and momentum ramp to nesterov 0.7, 0.9 over 30 merges"] = with_outer(best_4, ramp)
+    momentum = OUTERS["nesterov 0.7, 0.9"]
+    rows["nesterov 0.7, 0.9"] = with_outer(best_4, momentum)
+    rows["nesterov 0.7, 0.9 after 150 data-parallel steps"] = warmed(
+        with_outer(best_4, momentum), 150
     )
     for steps in (50, 150):
         rows[f"{steps} data-parallel steps first"] = warmed(best_4, steps)
-    rows["P = H = 12, link 4 times as fast"] = faster(best_4, 12)
+    quick = surrounded(best_4, model_transfer_s=3.0)
+    rows["link 4 times as fast"] = quick
+    rows["H grows from 12, link 4 times as fast"] = changed(quick, first_H=12)
+    rows["P = 12, H grows from 6, link 4 times as fast"] = changed(quick, P=12, first_H=6)
     return Table("early", "The first rounds, M = 4", rows, "as it is")
 
 
@@ -377,13 +400,13 @@ def receipts(folder: ResultFolder) -> Table:
     """What becomes of work that was not merged."""
     trial = best_decoupled(folder, 4)
     rows = {
-        "keep, carry": trial,
-        "overwrite, drop (published)": changed(trial, receipt="overwrite", unmerged="drop"),
-        "overwrite, carry": changed(trial, receipt="overwrite"),
-        "keep, drop": changed(trial, unmerged="drop"),
+        "overwrite, carry": trial,
+        "overwrite, drop (published)": changed(trial, unmerged="drop"),
+        "keep, carry": changed(trial, receipt="keep"),
+        "keep, drop": changed(trial, receipt="keep", unmerged="drop"),
         "alpha 0.5, carry": changed(trial, receipt="alpha"),
     }
-    return Table("receipts", "Receipt rules, M = 4, no stragglers", rows, "keep, carry")
+    return Table("receipts", "Receipt rules, M = 4, no stragglers", rows, "overwrite, carry")
 
 
 def codecs(folder: ResultFolder) -> Table:
@@ -411,6 +434,7 @@ def mixed(folder: ResultFolder) -> Table:
         "K = 1 without either": changed(trial, gamma=0.01, min_token_share=0.0),
         "K = all": changed(trial, K="all"),
         "K = 1 with grace, drop": changed(trial, unmerged="drop"),
+        "K = 1 with grace, keep": changed(trial, receipt="keep"),
         "all alike": best_decoupled(folder, 4),
     }
     return Table("mixed", "Half of the learners 20 % slower, M = 4", rows, "all alike")
@@ -432,15 +456,14 @@ def rules(folder: ResultFolder) -> Table:
 def periods(folder: ResultFolder) -> Table:
     """H, tau and the number of fragments."""
     trial = best_decoupled(folder, 4)
+    short = surrounded(changed(trial, P=6, H=6), model_transfer_s=0.1, delay_s=0.001)
     rows = {
         "P = 24, H = 24": trial,
         "P = 24, H = 48": changed(trial, H=48),
-        "P = 12, H = 12, link 4 times as fast": faster(trial, 12),
         "P = 6, H = 24": changed(trial, P=6),
-        "P = 6, H = 6, link 16 times as fast": faster(trial, 6),
-        "P = 6, H = 6, tau = 3, link 16 times as fast": changed(faster(trial, 6), tau=3),
-        "P = 1, H = 24": changed(trial, P=1),
-        "tau = 4": changed(trial, tau=4),
+        "tau = 6": changed(trial, tau=6),
+        "P = 6, H = 6, links of a LAN": short,
+        "P = 6, H = 6, links of a LAN, tau = 1": changed(short, tau=1),
     }
     return Table("periods", "H, tau and fragments, M = 4", rows, "P = 24, H = 24")
 
@@ -528,6 +551,7 @@ def surrounded(trial: Trial, **changes: Any) -> Trial:
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sweep-rate": sweep_rate,
     "first-looks": first_looks,
+    "sweep-keep-4": sweep_keep,
     **{f"sweep-{M}": functools.partial(sweep, num_learners=M) for M in DECOUPLED_GRID},
     **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},
     "headline": headline,

@@ -329,13 +329,13 @@ def test_a_busy_learner_that_hands_in_all_the_same_is_merged() -> None:
 # ---------------------------------------------------------------- tau
 
 
-def test_tau_auto_takes_the_fewest_steps_that_cover_the_way_and_at_most_a_quarter_of_h() -> None:
+def test_tau_auto_takes_the_fewest_steps_that_cover_the_way_and_at_most_half_of_h() -> None:
     taus = {}
     for upload_s in (0.1, 1.0, 30.0):
         run = sail([1.0] * 2, Link(0.01, bulk_s=upload_s), P=2, H=24, tau="auto")
         run.go(200.0)
         taus[upload_s] = run["a"].core.state.tau
-    assert taus == {0.1: 2, 1.0: 4, 30.0: 6}, "half a step to the boundary, then up and down"
+    assert taus == {0.1: 2, 1.0: 4, 30.0: 12}, "half a step to the boundary, then up and down"
 
 
 # ---------------------------------------------------------------- late cuts

@@ -60,10 +60,10 @@ def test_grace_is_a_share_of_what_the_overlap_leaves() -> None:
     assert longest_grace_s(s, tau=3, step_s=2.0) == 3.0
 
 
-def test_tau_auto_is_the_fewest_steps_that_cover_and_at_most_a_quarter_of_h() -> None:
+def test_tau_auto_is_the_fewest_steps_that_cover_and_at_most_half_of_h() -> None:
     s = ProtocolSettings(H=24)
     fewest = [fewest_steps(s, 1.0, need_s) for need_s in (0.2, 1.0, 1.1, 5.9, 60.0)]
-    assert fewest == [1, 1, 2, 6, 6]
+    assert fewest == [1, 1, 2, 6, 12]
     assert fewest_steps(s, 0.0, 1.0) == 2, "before any pace is known"
     assert fewest_steps(ProtocolSettings(P=1, H=1), 1.0, 9.0) == 1
 

@@ -52,7 +52,7 @@ class ProtocolSettings:
     """Scale a contribution that is s versions stale by 1 / (1 + s)."""
     max_age_steps: int | Literal["auto"] = "auto"
     """Unmerged work of more steps is dropped when a newer version comes; "auto" is 2 H."""
-    receipt: Literal["overwrite", "keep", "alpha"] = "keep"
+    receipt: Literal["overwrite", "keep", "alpha"] = "overwrite"
     """What becomes of work done after the cut when a merged version is installed."""
     alpha: float = 0.5
     """Share of the learner's own parameters kept under receipt = "alpha"."""
@@ -89,7 +89,7 @@ class ProtocolSettings:
     @property
     def tau_limit_steps(self) -> int:
         """The most steps that `tau = "auto"` may take."""
-        return max(1, self.H // 4)
+        return max(1, self.H // 2)
 
     def period_steps(self, version: int) -> int:
         """H after a round of a fragment that was at `version` when it was called."""

@@ -113,7 +113,7 @@ def method_of(
         "first_round_s": 8 * step_s,
     }
     if system == "decoupled":
-        return Method(ProtocolSettings(P=P, H=H, **common))
+        return Method(ProtocolSettings(P=P, H=H, receipt="keep", **common))
     common |= {"K": "all", "busy_after_steps": NEVER_S}
     common |= {"first_round_s": NEVER_S, "min_round_s": NEVER_S}
     if system == "diloco":
