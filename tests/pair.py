@@ -78,7 +78,13 @@ class HandShard:
     """
 
     def __init__(self, *names: str, pace_s: float = 1.0, **settings: Any):
-        values: dict[str, Any] = {"M": max(1, len(names)), "P": 1, "H": 4, "tau": 2}
+        values: dict[str, Any] = {
+            "M": max(1, len(names)),
+            "P": 1,
+            "H": 4,
+            "tau": 2,
+            "receipt": "keep",
+        }
         values |= {"busy_after_steps": 1e6, "silence_s": 1e6}
         self.settings = ProtocolSettings(**(values | settings))
         self.core = ShardCore(self.settings, 0, 1)
@@ -214,7 +220,7 @@ class HandLearner:
     """A learner's core whose training loop and syncer the test plays."""
 
     def __init__(self, name: str = "a", joined: bool = True, **settings: Any):
-        values: dict[str, Any] = {"M": 2, "P": 1, "H": 4, "tau": 2}
+        values: dict[str, Any] = {"M": 2, "P": 1, "H": 4, "tau": 2, "receipt": "keep"}
         self.settings = ProtocolSettings(**(values | settings))
         self.core = LearnerCore(self.settings, name, LAYOUT)
         self.name = name
@@ -478,7 +484,7 @@ def sail(
 ) -> Run:
     """A run of learners "a", "b", ... with these paces; settings by keyword."""
     paces = list(paces_s)
-    values: dict[str, Any] = {"M": len(paces), "P": 3, "H": 12, "tau": 2}
+    values: dict[str, Any] = {"M": len(paces), "P": 3, "H": 12, "tau": 2, "receipt": "keep"}
     names = "abcdefghijklmnopqrstuvwxyz"
     islands = [Island(name, pace, 0.0, link) for name, pace in zip(names, paces, strict=False)]
     run_values: dict[str, Any] = {"run": "run-1", "layout": LAYOUT, "budget_tokens": 10**12}

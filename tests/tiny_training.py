@@ -37,7 +37,7 @@ def settings(num_learners: int, **protocol: Any) -> TrainingSettings:
     )
     return TrainingSettings(
         train,
-        ProtocolSettings(**{"M": num_learners, "P": 8, "H": 8, **protocol}),
+        ProtocolSettings(**{"M": num_learners, "P": 8, "H": 8, "receipt": "keep", **protocol}),
         MergeSettings(outer=OuterSettings("sgd", lr=1.0), downlink_codec="fp32"),
         uplink="fp32",
         surroundings=Surroundings(model_transfer_s=1.0),

@@ -14,7 +14,7 @@ from atoll.core.settings import ProtocolSettings, SettingsError, from_mapping, u
 def test_the_defaults_are_the_designs() -> None:
     s = ProtocolSettings()
     assert (s.P, s.H, s.K, s.max_staleness, s.min_token_share) == (24, 24, 1, 2, 0.5)
-    assert (s.age_limit_steps, s.tau_limit_steps, s.on_quorum_loss) == (48, 6, "wait")
+    assert (s.age_limit_steps, s.tau_limit_steps, s.on_quorum_loss) == (48, 12, "wait")
 
 
 def test_k_is_a_number_or_all_of_m() -> None:

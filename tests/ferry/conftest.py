@@ -15,7 +15,7 @@ def new_lagoon() -> Iterator[Callable[..., Lagoon]]:
     made: list[Lagoon] = []
 
     def make(**fields: object) -> Lagoon:
-        fields.setdefault("protocol", ProtocolSettings(M=1, P=2, H=4, tau=1))
+        fields.setdefault("protocol", ProtocolSettings(M=1, P=2, H=4, tau=1, receipt="keep"))
         made.append(Lagoon(**fields))  # type: ignore[arg-type]
         return made[-1]
 

@@ -28,7 +28,9 @@ from atoll.merge.chain import Chain, first_version, publish
 from atoll.merge.codecs import decode
 from ferry.lagoon import Lagoon, Rule, greet
 
-SETTINGS = ProtocolSettings(M=1, P=2, H=4, tau=1, beat_s=0.2, silence_s=1.0, retry_s=0.05)
+SETTINGS = ProtocolSettings(
+    M=1, P=2, H=4, tau=1, receipt="keep", beat_s=0.2, silence_s=1.0, retry_s=0.05
+)
 LIMIT_S = 20.0
 SOON = IslandOptions(join_s=LIMIT_S)
 

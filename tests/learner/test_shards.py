@@ -23,7 +23,9 @@ from atoll.learner.joining import IslandOptions
 from atoll.merge.chain import Chain, first_version
 from ferry.lagoon import Lagoon, greet
 
-SETTINGS = ProtocolSettings(M=1, P=2, H=4, tau=1, beat_s=0.1, silence_s=1.0, retry_s=0.05)
+SETTINGS = ProtocolSettings(
+    M=1, P=2, H=4, tau=1, receipt="keep", beat_s=0.1, silence_s=1.0, retry_s=0.05
+)
 LIMIT_S = 20.0
 
 

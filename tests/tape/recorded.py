@@ -83,7 +83,9 @@ def make_world(
     payload: Payload | None = None,
     **chosen: Any,
 ) -> World:
-    settings = ProtocolSettings(**{"M": num_learners, "P": 6, "H": 12, "K": 1, **chosen})
+    settings = ProtocolSettings(
+        **{"M": num_learners, "P": 6, "H": 12, "K": 1, "receipt": "keep", **chosen}
+    )
     run = RunSettings(
         "run", "layout", 10**9, num_shards=num_shards, dataset_items=10_000, lease_items=50
     )
