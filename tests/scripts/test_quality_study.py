@@ -50,11 +50,11 @@ def test_tables_take_the_best_rows_of_the_sweeps(tmp_path: Path) -> None:
     tables, folder = script("tables"), ResultFolder(tmp_path)
     swept(folder, "sweep-rate", "lr 0.004")
     assert tables.best_rate(folder) == 0.004
-    swept(folder, "sweep-4", "mean, nesterov 0.7, 0.9, lr 0.001")
+    swept(folder, "sweep-4", "mean, nesterov 0.7, 0.5, lr 0.0014")
     found = tables.best_decoupled(folder, 4).training
-    assert found.train.optimizer.learning_rate == 0.001
+    assert found.train.optimizer.learning_rate == 0.0014
     assert found.merge.averaging.rule == "mean"
-    assert found.merge.outer.momentum == 0.9
+    assert found.merge.outer.momentum == 0.5
     assert found.judged_on == "test"
     assert tables.codecs(folder).rows["int4 up and down"].training.uplink == "int4"
 

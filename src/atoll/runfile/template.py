@@ -81,8 +81,8 @@ K = 1
 # The parameters are cut into P fragments; each is merged about once every H steps.
 P = {fragments}
 H = {fragments}
-# What becomes of work done while a merge was on its way: keep it, or overwrite it.
-# receipt = "keep"
+# What becomes of work done while a merge was on its way: overwrite it, or keep it.
+# receipt = "overwrite"
 # What becomes of work that came too late for its merge: carry it to the next one, or drop it.
 # unmerged = "carry"
 

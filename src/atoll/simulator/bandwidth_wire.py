@@ -75,7 +75,7 @@ def decoupled_world(job: Job, bytes_s: float, spread: bool = False) -> World:
         Island(f"site-{number}", job.step_s, 0.0, link, joins_at_s=0.01 * number)
         for number in range(job.num_sites)
     ]
-    settings = ProtocolSettings(M=job.num_sites, P=job.P, H=job.H, tau="auto")
+    settings = ProtocolSettings(M=job.num_sites, P=job.P, H=job.H, tau="auto", receipt="keep")
     full_s = 4 * job.num_params / bytes_s
     run = RunSettings("wire", "layout", 10**15, initialise_s=max(120.0, 2 * full_s))
     sizes = body_sizes(job.fragment_numels, job.precision, job.precision)
