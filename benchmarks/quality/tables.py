@@ -18,6 +18,7 @@ from atoll.compare.store import ResultFolder
 from atoll.compare.trial import Method, Trial
 from atoll.core.settings import ProtocolSettings
 from atoll.merge.averaging import Rule
+from atoll.merge.merge import MergeSettings
 from atoll.merge.outer import OuterSettings
 from atoll.simulator.training import Surroundings, TrainingSettings
 from atoll.simulator.training_faults import Faults, learner_mtbf_s
@@ -60,7 +61,8 @@ def base(learning_rate: float, num_learners: int, preset: str = "micro") -> Trai
         budget_tokens=NUM_STEPS * BATCH_SIZE * 128,
         num_evaluation_batches=20,
     )
-    return TrainingSettings(train, ProtocolSettings(M=num_learners), judged_on="tuning")
+    protocol, merge = ProtocolSettings(M=num_learners), MergeSettings(outer=FAMILY_OUTER)
+    return TrainingSettings(train, protocol, merge, judged_on="tuning")
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,33 @@ def first_looks(_: ResultFolder) -> Table:
         rows[f"mean, {name}"] = decoupled(settings, "mean", OUTERS[name])
     title = "First looks, M = 4, plain SGD outside where nothing is said"
     return Table("first-looks", title, rows, "data-parallel", SWEEP_SEEDS)
+
+
+def second_looks(_: ResultFolder) -> Table:
+    """Receipt rules, who is in a merge, and H that grows: what decisions 0015 to 0017 rest on."""
+    settings = base(2.8e-3, 4)
+    averaged = decoupled(settings, "mean", SGD)
+    lan = surrounded(averaged, model_transfer_s=0.1, delay_s=0.001)
+    quick = surrounded(changed(averaged, P=12, first_H=6), model_transfer_s=3.0)
+    short = changed(lan, P=6, H=6, tau=3)
+    slower = decoupled(base(2e-3, 4), "rda", SGD)
+    rows = {"mean: overwrite, carry": averaged}
+    for receipt, unmerged in (("keep", "carry"), ("keep", "drop"), ("overwrite", "drop")):
+        rows[f"mean: {receipt}, {unmerged}"] = changed(averaged, receipt=receipt, unmerged=unmerged)
+    for name, trial in (
+        ("rda, lr 0.002", slower),
+        ("rda, outer rate 0.7", decoupled(settings, "rda", OUTERS["sgd 0.7"])),
+        ("mean, P = 12, H grows from 6", quick),
+        ("mean, P = H = 6, LAN, tau = 3", short),
+    ):
+        rows[f"{name}: keep, carry"] = changed(trial, receipt="keep")
+        rows[f"{name}: overwrite, drop"] = changed(trial, unmerged="drop")
+    for tau in (1, 3):
+        rows[f"mean, P = 1, H = 6, LAN, tau = {tau}: keep, carry"] = changed(
+            lan, P=1, H=6, tau=tau, receipt="keep"
+        )
+    title = "Receipt rules, participation, and H that grows, M = 4"
+    return Table("second-looks", title, rows, "mean: overwrite, carry", SWEEP_SEEDS)
 
 
 Grid = Mapping[int, Sequence[tuple[Rule, str, Sequence[float]]]]
@@ -551,6 +580,7 @@ def surrounded(trial: Trial, **changes: Any) -> Trial:
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sweep-rate": sweep_rate,
     "first-looks": first_looks,
+    "second-looks": second_looks,
     "sweep-keep-4": sweep_keep,
     **{f"sweep-{M}": functools.partial(sweep, num_learners=M) for M in DECOUPLED_GRID},
     **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},

@@ -183,7 +183,7 @@ def _in_step(run: Together, window: int = 1) -> Iterator[Look]:
 
 
 def _apart(run: Together) -> Iterator[Look]:
-    rounds = _Rounds(run)
+    rounds = WholeRounds(run)
     step, num_steps = run.settings.warm_steps, run.settings.train.num_steps
     while step < num_steps:
         period = run.settings.protocol.period_steps(rounds.state.published.version)
@@ -217,7 +217,7 @@ def _average(models: list[Decoder]) -> None:
             tensor.copy_(mean)
 
 
-class _Rounds:
+class WholeRounds:
     """The merges of the whole model as one fragment."""
 
     def __init__(self, run: Together):
