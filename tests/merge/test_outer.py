@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from atoll.fragments import Fragment
-from atoll.merge.outer import OuterSettings, initial_state, outer_step, preset
+from atoll.merge.outer import OuterSettings, initial_state, outer_step
 
 MakeFragment = Callable[..., Fragment]
 NUMEL = (1 << 18) + 33
@@ -77,15 +77,6 @@ def test_what_was_given_stays_as_it_was(fragment_of: MakeFragment, kind: str) ->
     outer_step(settings, fragment, theta, state, delta)
     for tensor, copy in zip((theta, delta, *state.values()), copies, strict=True):
         assert torch.equal(tensor, copy)
-
-
-def test_presets() -> None:
-    assert preset("rda", 8, 4) == OuterSettings("sgd", lr=1.0)
-    assert preset("mean", 8, 24).lr == 0.7
-    rates = [preset("rda", num_learners, 24).lr for num_learners in (2, 8, 16)]
-    assert rates == sorted(rates, reverse=True) and rates[0] > rates[-1]
-    with pytest.raises(ValueError, match="use 'rda' or 'mean'"):
-        preset("median", 8, 24)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

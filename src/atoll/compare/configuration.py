@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atoll.core.settings import ProtocolSettings, SettingsError
-from atoll.merge.merge import MergeSettings
-from atoll.merge.outer import preset
 from atoll.runfile.settings import read_run_file
 from atoll.simulator.training import Surroundings, TrainingSettings
 from atoll.train.settings import ModelSettings, TrainSettings
@@ -56,8 +54,7 @@ def _ours(wishes: Wishes) -> TrainingSettings:
     train = TrainSettings(
         model=ModelSettings.preset("tiny"), batch_size=batch_size, budget_tokens=500_000
     )
-    merge = MergeSettings(outer=preset("rda", num_learners, OUR_H))
-    return TrainingSettings(train, ProtocolSettings(M=num_learners, P=OUR_H, H=OUR_H), merge)
+    return TrainingSettings(train, ProtocolSettings(M=num_learners, P=OUR_H, H=OUR_H))
 
 
 def _divisible(batch_size: int, num_learners: int) -> int:
