@@ -38,8 +38,8 @@ OuterState = Mapping[str, Tensor]
 class OuterSettings:
     """The outer optimizer. `momentum` is nesterov's; the betas and `epsilon` are adam's.
 
-    The defaults are what `docs/quality.md` measured to be best over some forty rounds of a fragment;
-    the family's own, for runs of thousands, are nesterov with 0.7 and 0.9, or 0.4 and 0.9.
+    The defaults are what `docs/quality.md` measured to be best over some forty rounds of a
+    fragment; the family's own, for thousands, are nesterov with 0.7 and 0.9, or 0.4 and 0.9.
     """
 
     kind: Literal["sgd", "nesterov", "adam"] = "sgd"
