@@ -144,17 +144,6 @@ def first_looks(_: ResultFolder) -> Table:
         "mean, 100 data-parallel steps first, nesterov 0.7, 0.9": warmed(
             decoupled(settings, "mean", OUTERS["nesterov 0.7, 0.9"]), 100
         ),
-        "mean, one fragment": changed(averaged, P=1),
-        "mean, P = H = 6, link 4 times as fast": surrounded(
-            changed(averaged, P=6, H=6), model_transfer_s=3.0
-        ),
-        "mean, H grows from 12": changed(averaged, first_H=12),
-        "mean, P = 12, link 4 times as fast": surrounded(
-            changed(averaged, P=12), model_transfer_s=3.0
-        ),
-        "mean, P = 12, H grows from 6, link 4 times as fast": surrounded(
-            changed(averaged, P=12, first_H=6), model_transfer_s=3.0
-        ),
         "rda": decoupled(settings, "rda", SGD),
         "rda, nesterov 0.4, 0.8": decoupled(settings, "rda", OUTERS["nesterov 0.4, 0.8"]),
     }
@@ -169,7 +158,7 @@ def second_looks(_: ResultFolder) -> Table:
     settings = base(2.8e-3, 4)
     averaged = decoupled(settings, "mean", SGD)
     lan = surrounded(averaged, model_transfer_s=0.1, delay_s=0.001)
-    quick = surrounded(changed(averaged, P=12, first_H=6), model_transfer_s=3.0)
+    quick = surrounded(changed(averaged, P=8, first_H=6), model_transfer_s=3.0)
     short = changed(lan, P=6, H=6, tau=3)
     slower = decoupled(base(2e-3, 4), "rda", SGD)
     rows = {"mean: overwrite, carry": averaged}
@@ -178,11 +167,13 @@ def second_looks(_: ResultFolder) -> Table:
     for name, trial in (
         ("rda, lr 0.002", slower),
         ("rda, outer rate 0.7", decoupled(settings, "rda", OUTERS["sgd 0.7"])),
-        ("mean, P = 12, H grows from 6", quick),
+        ("mean, P = 8, links 4 times as fast", changed(quick, first_H="H")),
+        ("mean, P = 8, links 4 times as fast, H grows from 6", quick),
         ("mean, P = H = 6, LAN, tau = 3", short),
     ):
         rows[f"{name}: keep, carry"] = changed(trial, receipt="keep")
         rows[f"{name}: overwrite, drop"] = changed(trial, unmerged="drop")
+    rows["mean, P = H = 6, LAN, tau = 1: keep, carry"] = changed(short, tau=1, receipt="keep")
     for tau in (1, 3):
         rows[f"mean, P = 1, H = 6, LAN, tau = {tau}: keep, carry"] = changed(
             lan, P=1, H=6, tau=tau, receipt="keep"
@@ -378,8 +369,8 @@ def early(folder: ResultFolder) -> Table:
         rows[f"{steps} data-parallel steps first"] = warmed(best_4, steps)
     quick = surrounded(best_4, model_transfer_s=3.0)
     rows["link 4 times as fast"] = quick
-    rows["H grows from 12, link 4 times as fast"] = changed(quick, first_H=12)
-    rows["P = 12, H grows from 6, link 4 times as fast"] = changed(quick, P=12, first_H=6)
+    rows["H grows from 16, link 4 times as fast"] = changed(quick, first_H=16)
+    rows["P = 8, H grows from 6, link 4 times as fast"] = changed(quick, P=8, first_H=6)
     return Table("early", "The first rounds, M = 4", rows, "as it is")
 
 

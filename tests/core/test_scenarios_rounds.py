@@ -338,6 +338,31 @@ def test_tau_auto_takes_the_fewest_steps_that_cover_the_way_and_at_most_half_of_
     assert taus == {0.1: 2, 1.0: 4, 30.0: 12}, "half a step to the boundary, then up and down"
 
 
+# ---------------------------------------------------------------- H that grows
+
+
+def test_while_h_grows_versions_are_installed_as_fast_as_they_come() -> None:
+    held = {"P": 12, "H": 24, "first_H": 8, "growing_rounds": 10_000}
+    run = sail([1.0] * 4, Link(0.01, bulk_s=0.1), **held)
+    run.go(300.0)
+    tally = run.world.shards[0].core.state.tally
+    assert tally.learners_merged > 0.97 * tally.learners_live
+    assert tally.merges > 400, "a fragment is merged every eight steps"
+    for name in "abcd":
+        holdings = run[name].core.state.holdings
+        assert all(each.latest - each.base <= 1 for each in holdings), "nothing piles up"
+
+
+def test_h_that_grows_is_no_shorter_than_twice_the_way_round() -> None:
+    growing = {"P": 2, "H": 24, "first_H": 4, "growing_rounds": 10_000, "tau": "auto"}
+    run = sail([1.0] * 4, Link(0.01, bulk_s=1.5), receipt="overwrite", **growing)
+    run.go(400.0)
+    shard = run.world.shards[0].core.state
+    assert shard.tally.learners_merged > 0.9 * shard.tally.learners_live
+    merged = shard.fragments[0].merged_tokens / sum(run[n].core.state.tokens for n in "abcd")
+    assert merged > 0.5, "most of the work is done before a cut, not overwritten after it"
+
+
 # ---------------------------------------------------------------- late cuts
 
 

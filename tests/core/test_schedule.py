@@ -48,17 +48,17 @@ def test_the_look_ahead_brings_first_calls_forward_and_no_later_ones() -> None:
 
 
 def test_h_grows_from_two_calls_a_step_to_one_in_two() -> None:
-    made, s = schedule("a", P=8, H=16, first_H=4, growing_rounds=3, look_ahead=0)
+    made, s = schedule("a", P=6, H=16, first_H=4, growing_rounds=3, look_ahead=0)
     calls = play(made, s, 200)
     by_step = [step for step, _ in calls]
     assert all(by_step.count(step) <= 2 for step in by_step), "a boundary cuts two at most"
-    for index in range(8):
+    for index in range(6):
         steps = [step for step, called in calls if called == index]
         gaps = [after - before for before, after in pairwise(steps)]
         least = [s.period_steps(version) for version in range(len(gaps))]
         assert least[:4] == [4, 8, 12, 16] and set(least[4:]) == {16}
         assert all(gap >= floor for gap, floor in zip(gaps, least, strict=True))
-        assert all(gap <= floor + 8 for gap, floor in zip(gaps, least, strict=True))
+        assert all(gap <= floor + 6 for gap, floor in zip(gaps, least, strict=True))
         assert gaps[-4:] == [16] * 4
 
 

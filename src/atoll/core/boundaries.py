@@ -1,6 +1,7 @@
 """What a learner does with its fragments: orders for the next boundary, receipts, transfers.
 
-At most two cuts and ceil(tau * P / H) installs are ordered for one boundary. Installs come before
+At most two cuts and ceil(tau * P / H) installs (the first H, where it grows) are ordered for one
+boundary. Installs come before
 cuts, so that a learner slower than the rounds hands in work on the newest version. Which receipt
 rule applies follows from whether a cut of this learner was merged.
 """
@@ -154,7 +155,7 @@ class Boundaries(LearnerDesk):
     def _install_limit(self) -> int:
         if self.state.phase == JOINING:
             return self.settings.P
-        return math.ceil(self.state.tau * self.settings.P / self.settings.H)
+        return self.settings.installs_at_a_boundary(self.state.tau)
 
     def _receipt(self, holding: Holding) -> InstallOrdered:
         """Which receipt rule applies follows from whether a cut of this learner was merged."""

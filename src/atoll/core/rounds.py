@@ -54,9 +54,15 @@ class Rounds(ShardDesk):
         for name in live:
             self._expect(fragment.round, index, name)
         fragment.round.recount(dict.fromkeys(live, True))
-        period = self.settings.period_steps(fragment.version)
+        period = self._period(fragment, tau)
         self.state.schedule.called(index, period)
         self._send_call(live, fragment, Reason("due", f"after H = {period} steps"))
+
+    def _period(self, fragment: Fragment, tau: int) -> int:
+        """H until the next call. Where it still grows it is no shorter than twice the way round:
+        what is done on the way may be overwritten.
+        """
+        return max(self.settings.period_steps(fragment.version), min(self.settings.H, 2 * tau))
 
     def _expect(self, round: Round, index: int, name: str) -> None:
         seat, member = self.state.seats[name], self.state.roster.members[name]

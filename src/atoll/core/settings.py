@@ -97,6 +97,10 @@ class ProtocolSettings:
             return self.H
         return self.first_H + (self.H - self.first_H) * max(0, version) // self.growing_rounds
 
+    def installs_at_a_boundary(self, tau: int) -> int:
+        """As many as come in tau steps when fragments are merged most often."""
+        return math.ceil(tau * self.P / self.period_steps(0))
+
     def first_offset_steps(self, fragment: int) -> int:
         """The step at which a fragment is first called; staggered over the first H."""
         return (fragment * self.period_steps(0) // self.P) or self.period_steps(0)
@@ -150,10 +154,11 @@ def _check_growth(s: ProtocolSettings) -> None:
     _whole("first_H", s.first_H, least=1, word="H")
     if s.first_H > s.H:
         raise SettingsError(f"first_H = {s.first_H} grows to H = {s.H}: set it to {s.H} or less")
-    if 2 * s.first_H < s.P:
+    if 3 * s.first_H < 2 * s.P:
         raise SettingsError(
-            f"first_H = {s.first_H} steps have no room for P = {s.P} fragments, two of which are "
-            f"cut at a step: set first_H to {-(-s.P // 2)} or more, or P to {2 * s.first_H} or less"
+            f"first_H = {s.first_H} steps have no room for P = {s.P} fragments: at most two are cut "
+            "at a step, and who is late has to catch up. Set first_H to "
+            f"{-(-2 * s.P // 3)} or more, or P to {3 * s.first_H // 2} or less"
         )
     if s.tau != "auto" and s.tau >= s.first_H > 1:
         raise SettingsError(

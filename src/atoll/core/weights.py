@@ -24,7 +24,7 @@ from atoll.core.settings import ProtocolSettings
 def part_of(cut: Cut, version: int, settings: ProtocolSettings) -> Part:
     """The contribution that a cut makes to the merge that follows `version`."""
     assert cut.steps > 0 and cut.tokens > 0
-    steps = min(cut.steps, settings.H)
+    steps = min(cut.steps, settings.period_steps(version))
     weight = weight_of(steps, cut.tokens / cut.steps, settings)
     return Part(cut, weight, scale_of(cut, version, settings))
 
@@ -63,5 +63,9 @@ def _weight_in(parts: Sequence[Part]) -> float:
 
 def scale_of(cut: Cut, version: int, settings: ProtocolSettings) -> float:
     """By how much a displacement is scaled in the merge that follows `version`."""
-    shrink = 1.0 if settings.unmerged == "carry" else min(1.0, settings.H / cut.steps)
+    shrink = (
+        1.0
+        if settings.unmerged == "carry"
+        else min(1.0, settings.period_steps(version) / cut.steps)
+    )
     return shrink / (1 + version - cut.base) if settings.scale_stale else shrink

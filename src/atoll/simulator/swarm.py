@@ -107,11 +107,7 @@ def _draw_settings(dice: random.Random) -> ProtocolSettings:
 
 def _growing(settings: ProtocolSettings, dice: random.Random) -> ProtocolSettings:
     """H grows in a third of the runs; drawn apart, so that a seed keeps what else it drew."""
-    least = (
-        -(-settings.P // 2)
-        if settings.tau == "auto"
-        else max(-(-settings.P // 2), settings.tau + 1)
-    )
+    least = max(-(-2 * settings.P // 3), 1 if settings.tau == "auto" else settings.tau + 1)
     if dice.random() > 1 / 3 or least > settings.H:
         return settings
     first_H, rounds = dice.randint(least, settings.H), dice.choice([1, 5, 40])

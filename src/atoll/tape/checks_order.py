@@ -70,7 +70,7 @@ def nothing_durable_is_lost(history: History, found: Found) -> None:
 
 @check
 def boundary_limits(history: History, found: Found) -> None:
-    """No boundary cut more than two fragments or installed more than ceil(tau P / H)."""
+    """No boundary cut more than two fragments or installed more than ceil(tau P / first H)."""
     for passed in history.learners.passed:
         found.looked += 1
         if passed.cuts > MOST_CUTS:

@@ -6,7 +6,6 @@ the core's own ledger; where a segment begins, the state's ledger is held agains
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from atoll.core import effects as fx
@@ -136,7 +135,7 @@ class _LearnerReader:
     def _boundary(self, event: ev.Boundary, effects: list[Any]) -> None:
         self.position = max(self.position, event.tokens)
         settings = self.header.settings
-        limit = math.ceil(self.tau * settings.P / settings.H)
+        limit = settings.installs_at_a_boundary(self.tau)
         limit = settings.P if self.joining else limit
         if event.cuts or event.installs:
             passed = Passed(self.where, len(event.cuts), len(event.installs), limit)

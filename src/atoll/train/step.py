@@ -114,6 +114,9 @@ def _forward(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
 @functools.cache
 def _compiled() -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
     """One for all models of a shape; each shape of a batch is compiled by itself."""
+    from torch._dynamo import config  # late: it takes a second
+
+    config.recompile_limit = 64  # beyond it torch goes on without compiling, and only warns
     return torch.compile(_forward, dynamic=False)
 
 

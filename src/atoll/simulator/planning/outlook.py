@@ -96,7 +96,7 @@ def site_left(ask: Ask, choice: Choice, site: Site) -> float:
 def world_of(ask: Ask, choice: Choice) -> World:
     """The sites as learners in virtual time, on their lines, with the settings of a choice."""
     sites = _stand_ins(ask.sites)
-    settings = ProtocolSettings(M=len(sites), P=choice.P, H=choice.H, K=1, receipt="keep")
+    settings = ProtocolSettings(M=len(sites), P=choice.P, H=choice.H, K=1)
     bounds = [each * ask.params // choice.P for each in range(choice.P + 1)]
     numels = tuple(bounds[each + 1] - bounds[each] for each in range(choice.P))
     islands = [
