@@ -12,6 +12,7 @@ from atoll.core.settings import SettingsError
 from atoll.fragments.layout import Layout
 from atoll.merge.codecs import encoded_bytes
 from atoll.merge.merge import FragmentMerger, MergeSettings
+from atoll.merge.outer import OuterSettings
 from atoll.simulator.planning.ask import Ask, Site, SyncerPlace, ask_from, read_ask
 from atoll.simulator.planning.baseline import data_parallel_step_s
 from atoll.simulator.planning.choice import choose
@@ -96,7 +97,7 @@ def test_lines_carry_the_encoded_model_once_in_a_round_of_the_fastest() -> None:
 def test_the_syncers_memory_is_that_of_its_states_and_increments() -> None:
     module = torch.nn.Linear(500, 400, bias=False)
     layout = Layout.from_module(module, 4)
-    settings = MergeSettings(downlink_codec="int8")
+    settings = MergeSettings(outer=OuterSettings("nesterov"), downlink_codec="int8")
     held = 0
     for fragment in layout.fragments:
         state = FragmentMerger(fragment, settings).initial(torch.zeros(fragment.numel))

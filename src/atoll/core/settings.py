@@ -156,8 +156,8 @@ def _check_growth(s: ProtocolSettings) -> None:
         raise SettingsError(f"first_H = {s.first_H} grows to H = {s.H}: set it to {s.H} or less")
     if 3 * s.first_H < 2 * s.P:
         raise SettingsError(
-            f"first_H = {s.first_H} steps have no room for P = {s.P} fragments: at most two are cut "
-            "at a step, and who is late has to catch up. Set first_H to "
+            f"first_H = {s.first_H} steps have no room for P = {s.P} fragments: at most two are "
+            "cut at a step, and who is late has to catch up. Set first_H to "
             f"{-(-2 * s.P // 3)} or more, or P to {3 * s.first_H // 2} or less"
         )
     if s.tau != "auto" and s.tau >= s.first_H > 1:

@@ -78,7 +78,8 @@ def planned_text(plan: Plan, shape: ModelSettings) -> str:
 
 TEXT = """\
 # Planned by `atoll plan` for {params:_} parameters at {sites}.
-# Expected: goodput {goodput:.1%}, {days:.1f} days. `atoll plan` says why each value is what it is.
+# Expected: goodput {goodput:.1%} (without what `receipt = "overwrite"` drops by design), {days:.1f}
+# days. `atoll plan` says why each value is what it is.
 
 # How learners encode what they send.
 uplink = "{up}"

@@ -46,7 +46,8 @@ JITTER = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Shares from 0 to 1. `goodput`: tokens merged over those of sites that never fail or wait."""
+    """Shares from 0 to 1. `goodput`: tokens merged over those of sites that never fail or wait,
+    without what the receipt overwrites by design."""
 
     goodput: float
     trained: float
@@ -94,9 +95,13 @@ def site_left(ask: Ask, choice: Choice, site: Site) -> float:
 
 
 def world_of(ask: Ask, choice: Choice) -> World:
-    """The sites as learners in virtual time, on their lines, with the settings of a choice."""
+    """The sites as learners in virtual time, on their lines, with the settings of a choice.
+
+    They keep what they do while a merge is on its way: what `overwrite` drops there by design is no
+    loss to failures, lines or paces, and models are no worse for it (docs/quality.md).
+    """
     sites = _stand_ins(ask.sites)
-    settings = ProtocolSettings(M=len(sites), P=choice.P, H=choice.H, K=1)
+    settings = ProtocolSettings(M=len(sites), P=choice.P, H=choice.H, receipt="keep")
     bounds = [each * ask.params // choice.P for each in range(choice.P + 1)]
     numels = tuple(bounds[each + 1] - bounds[each] for each in range(choice.P))
     islands = [

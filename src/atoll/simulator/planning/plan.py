@@ -148,7 +148,7 @@ def expectation_advice(plan: Plan) -> list[Advice]:
         Advice("line of the syncer", _rates(syncer.out_bytes_s, syncer.in_bytes_s),
                "up / down, all learners together"),
         Advice("syncer's memory", _size(syncer.memory_bytes),
-               "12 bytes per parameter, the last 8 increments of every part, "
+               "12 bytes per parameter with momentum, the last 8 increments of every part, "
                f"{_size(syncer.contribution_bytes)} of contributions on their way, merges"),
         Advice("syncer's cores", str(syncer.merge_threads),
                f"merge threads at {plan.ask.params / plan.choice.P / 1e6:,.0f} million parameters "
