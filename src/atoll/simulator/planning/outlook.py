@@ -47,7 +47,8 @@ JITTER = 0.02
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """Shares from 0 to 1. `goodput`: tokens merged over those of sites that never fail or wait,
-    without what the receipt overwrites by design."""
+    without what the receipt overwrites by design.
+    """
 
     goodput: float
     trained: float
