@@ -103,7 +103,7 @@ def show_report(console: Console, report: Report) -> None:
     rows = [
         ("held-out loss", f"{report.loss_first:.3f} -> {report.loss_last:.3f} nats per token"),
         ("data", _data(report)),
-        ("goodput", f"{report.goodput:.1%} of learner time went into merged steps"),
+        ("goodput", _goodput(report)),
         ("participation", f"{report.participation:.1%} of live learners, per round"),
         ("tokens", f"{report.tokens_merged:,} merged of {report.tokens_trained:,} trained"),
         ("merges", f"{report.merges} ({report.thin_merges} thin) in {report.seconds:.0f} s"),
@@ -117,6 +117,12 @@ def show_report(console: Console, report: Report) -> None:
     for name, text in rows:
         table.add_row(name, text)
     console.print(table)
+
+
+def _goodput(report: Report) -> str:
+    text = f"{report.goodput:.1%} of learner time went into merged steps"
+    by_design = "; steps during a merge are overwritten, by design"
+    return text + by_design * (report.receipt == "overwrite")
 
 
 def _data(report: Report) -> str:

@@ -63,6 +63,8 @@ class Report:
     data: str
     data_passes: int = 0
     repeated_items: int = 0
+    receipt: str = ""
+    """Under "overwrite" what is trained while a merge is under way is dropped, by design."""
     checks_failed: list[str] = field(default_factory=list)
     fault_list: list[Fault] = field(default_factory=list)
 
@@ -93,6 +95,7 @@ class Figures:
     parameters: int
     data: str
     status: dict[str, Any]
+    receipt: str = ""
 
 
 def build_report(figures: Figures, faults: list[Fault]) -> Report:
@@ -129,6 +132,7 @@ def build_report(figures: Figures, faults: list[Fault]) -> Report:
         data=figures.data,
         data_passes=int(coordinator.get("data_pass", 0)),
         repeated_items=int(coordinator.get("repeated_items", 0)) + repeated,
+        receipt=figures.receipt,
         checks_failed=verdict.failed,
         fault_list=faults,
     )

@@ -91,6 +91,7 @@ class Session:
             parameters=self.published.num_params,
             data=self.published.data,
             status=self.last_status,
+            receipt=self.run_file.syncer.protocol.receipt,
         )
         faults = [
             Fault(
