@@ -35,6 +35,7 @@ lease_s = {lease_s}
 last_round_s = 5.0
 
 [protocol]
+receipt = "keep"
 M = 2
 K = 1
 P = 4
