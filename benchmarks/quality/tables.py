@@ -357,20 +357,18 @@ def learners(folder: ResultFolder) -> Table:
 def early(folder: ResultFolder) -> Table:
     """Tries on the first rounds, which cost most."""
     best_4 = best_decoupled(folder, 4)
+    fewer, momentum = changed(best_4, P=8), with_outer(best_4, FAMILY_OUTER)
     rows = {"as it is": best_4}
-    ramp = replace(OUTERS["nesterov 0.7, 0.9"], ramp_merges=30)
-    rows["rate and momentum ramp to nesterov 0.7, 0.9 over 30 merges"] = with_outer(best_4, ramp)
-    momentum = OUTERS["nesterov 0.7, 0.9"]
-    rows["nesterov 0.7, 0.9"] = with_outer(best_4, momentum)
-    rows["nesterov 0.7, 0.9 after 150 data-parallel steps"] = warmed(
-        with_outer(best_4, momentum), 150
+    rows["P = 8"] = fewer
+    rows["P = 8, H grows from 6"] = changed(fewer, first_H=6)
+    quick = surrounded(fewer, model_transfer_s=3.0)
+    rows["P = 8, links 4 times as fast"] = quick
+    rows["P = 8, links 4 times as fast, H grows from 6"] = changed(quick, first_H=6)
+    rows["150 data-parallel steps first"] = warmed(best_4, 150)
+    rows["150 data-parallel steps first, nesterov 0.7, 0.9"] = warmed(momentum, 150)
+    rows["rate and momentum ramp to nesterov 0.7, 0.9 over 30 merges"] = with_outer(
+        best_4, replace(FAMILY_OUTER, ramp_merges=30)
     )
-    for steps in (50, 150):
-        rows[f"{steps} data-parallel steps first"] = warmed(best_4, steps)
-    quick = surrounded(best_4, model_transfer_s=3.0)
-    rows["link 4 times as fast"] = quick
-    rows["H grows from 16, link 4 times as fast"] = changed(quick, first_H=16)
-    rows["P = 8, H grows from 6, link 4 times as fast"] = changed(quick, P=8, first_H=6)
     return Table("early", "The first rounds, M = 4", rows, "as it is")
 
 
