@@ -275,6 +275,21 @@ def _grid(method: Method, num_learners: int, grid: Grid) -> dict[str, Trial]:
     }
 
 
+def ramps(_: ResultFolder) -> Table:
+    """Outer momentum that comes slowly: from plain steps to nesterov 0.7, 0.9."""
+    rows: dict[str, Trial] = {}
+    for merges, rate in ((30, 2.8e-3), (30, 2e-3), (15, 2e-3), (45, 2.8e-3)):
+        outer = replace(FAMILY_OUTER, ramp_merges=merges)
+        rows[f"over {merges} merges, lr {rate:g}"] = decoupled(base(rate, 4), "rda", outer)
+    ramp = replace(FAMILY_OUTER, ramp_merges=30)
+    grows = changed(decoupled(base(2.8e-3, 4), "rda", ramp), P=8, first_H=6)
+    label = "over 30 merges, lr 0.0028, P = 8, links 4 times as fast, H grows from 6"
+    rows[label] = surrounded(grows, model_transfer_s=3.0)
+    rows["over 30 merges, lr 0.0028, M = 8"] = decoupled(base(2.8e-3, 8), "rda", ramp)
+    title = "Outer rate and momentum ramp to nesterov 0.7, 0.9, M = 4"
+    return _sweep("sweep-ramps", title, rows)
+
+
 def _sweep(name: str, title: str, rows: Mapping[str, Trial], is_ordered: bool = False) -> Table:
     return Table(name, title, rows, next(iter(rows)), SWEEP_SEEDS, is_ordered=is_ordered)
 
@@ -573,6 +588,7 @@ TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     "sweep-keep-4": sweep_keep,
     **{f"sweep-{M}": functools.partial(sweep, num_learners=M) for M in DECOUPLED_GRID},
     **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},
+    "sweep-ramps": ramps,
     "headline": headline,
     "learners": learners,
     "early": early,
