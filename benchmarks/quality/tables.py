@@ -35,18 +35,19 @@ BATCH_SIZE = 16
 SWEEP_SEEDS = (100, 101)
 STEP_PAUSE_S = 12.0
 
-SGD = OuterSettings("sgd", lr=1.0)
+SGD = OuterSettings("sgd", lr=1.0, ramp_merges=0)
 OUTERS: Mapping[str, OuterSettings] = {
     "sgd 1.0": SGD,
-    "sgd 0.7": OuterSettings("sgd", lr=0.7),
-    "sgd 0.5": OuterSettings("sgd", lr=0.5),
-    "nesterov 1.0, 0.5": OuterSettings("nesterov", lr=1.0, momentum=0.5),
-    "nesterov 0.7, 0.5": OuterSettings("nesterov", lr=0.7, momentum=0.5),
-    "nesterov 0.4, 0.5": OuterSettings("nesterov", lr=0.4, momentum=0.5),
-    "nesterov 0.4, 0.8": OuterSettings("nesterov", lr=0.4, momentum=0.8),
+    "sgd 0.7": OuterSettings("sgd", lr=0.7, ramp_merges=0),
+    "sgd 0.5": OuterSettings("sgd", lr=0.5, ramp_merges=0),
+    "nesterov 1.0, 0.5": OuterSettings("nesterov", lr=1.0, momentum=0.5, ramp_merges=0),
+    "nesterov 0.7, 0.5": OuterSettings("nesterov", lr=0.7, momentum=0.5, ramp_merges=0),
+    "nesterov 0.4, 0.5": OuterSettings("nesterov", lr=0.4, momentum=0.5, ramp_merges=0),
+    "nesterov 0.4, 0.8": OuterSettings("nesterov", lr=0.4, momentum=0.8, ramp_merges=0),
     "nesterov 0.7, 0.9": FAMILY_OUTER,
+    "ramp to nesterov 0.7, 0.9": replace(FAMILY_OUTER, ramp_merges=30),
     "nesterov 0.4, 0.9": STREAMING_OUTER,
-    "nesterov 0.2, 0.9": OuterSettings("nesterov", lr=0.2, momentum=0.9),
+    "nesterov 0.2, 0.9": OuterSettings("nesterov", lr=0.2, momentum=0.9, ramp_merges=0),
 }
 
 
@@ -202,10 +203,12 @@ DECOUPLED_GRID: Grid = {
         ("rda", "sgd 0.5", (4e-3,)),
         ("rda", "nesterov 0.4, 0.5", (2e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3, 2.8e-3)),
         ("mean", "sgd 0.7", (4e-3,)),
         ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
     ),
     8: (
+        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3, 2.8e-3)),
         ("rda", "sgd 1.0", (2e-3,)),
         ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
         ("rda", "sgd 0.5", (4e-3,)),
@@ -224,8 +227,10 @@ DILOCO_GRID: Grid = {
         ("mean", "sgd 1.0", (2.8e-3,)),
         ("mean", "sgd 0.7", (2.8e-3,)),
         ("mean", "nesterov 0.7, 0.9", (1e-3,)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3,)),
     ),
     8: (
+        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3,)),
         ("rda", "sgd 1.0", (2e-3,)),
         ("rda", "sgd 0.7", (2.8e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
@@ -369,22 +374,27 @@ def learners(folder: ResultFolder) -> Table:
     return Table("learners", "Other numbers of learners", rows, "data-parallel")
 
 
-def early(folder: ResultFolder) -> Table:
+def plain_steps() -> Trial:
+    """The best without momentum at M = 4."""
+    return to_test(decoupled(base(2.8e-3, 4), "rda", OUTERS["sgd 0.7"]))
+
+
+def early(_: ResultFolder) -> Table:
     """Tries on the first rounds, which cost most."""
-    best_4 = best_decoupled(folder, 4)
-    fewer, momentum = changed(best_4, P=8), with_outer(best_4, FAMILY_OUTER)
-    rows = {"as it is": best_4}
+    plain = plain_steps()
+    fewer, momentum = changed(plain, P=8), with_outer(plain, FAMILY_OUTER)
+    rows = {"plain steps": plain}
     rows["P = 8"] = fewer
     rows["P = 8, H grows from 6"] = changed(fewer, first_H=6)
     quick = surrounded(fewer, model_transfer_s=3.0)
     rows["P = 8, links 4 times as fast"] = quick
     rows["P = 8, links 4 times as fast, H grows from 6"] = changed(quick, first_H=6)
-    rows["150 data-parallel steps first"] = warmed(best_4, 150)
+    rows["150 data-parallel steps first"] = warmed(plain, 150)
     rows["150 data-parallel steps first, nesterov 0.7, 0.9"] = warmed(momentum, 150)
     rows["rate and momentum ramp to nesterov 0.7, 0.9 over 30 merges"] = with_outer(
-        best_4, replace(FAMILY_OUTER, ramp_merges=30)
+        plain, replace(FAMILY_OUTER, ramp_merges=30)
     )
-    return Table("early", "The first rounds, M = 4", rows, "as it is")
+    return Table("early", "The first rounds, M = 4", rows, "plain steps")
 
 
 def inside(folder: ResultFolder) -> Table:
@@ -429,9 +439,9 @@ def failures(folder: ResultFolder) -> Table:
     return Table("failures", "Failures", rows, "M = 8, none", groups=groups)
 
 
-def receipts(folder: ResultFolder) -> Table:
+def receipts(_: ResultFolder) -> Table:
     """What becomes of work that was not merged."""
-    trial = best_decoupled(folder, 4)
+    trial = plain_steps()
     rows = {
         "overwrite, carry": trial,
         "overwrite, drop (published)": changed(trial, unmerged="drop"),
@@ -439,7 +449,8 @@ def receipts(folder: ResultFolder) -> Table:
         "keep, drop": changed(trial, receipt="keep", unmerged="drop"),
         "alpha 0.5, carry": changed(trial, receipt="alpha"),
     }
-    return Table("receipts", "Receipt rules, M = 4, no stragglers", rows, "overwrite, carry")
+    title = "Receipt rules, M = 4, plain steps, no stragglers"
+    return Table("receipts", title, rows, "overwrite, carry")
 
 
 def codecs(folder: ResultFolder) -> Table:
@@ -527,7 +538,7 @@ def lengths(folder: ResultFolder) -> Table:
     for times in (1, 2, 4):
         for label, trial in (
             ("data-parallel", best_together(folder)),
-            ("decoupled, M = 4", best_decoupled(folder, 4)),
+            ("decoupled, M = 4", plain_steps()),
         ):
             train = trial.training.train
             longer = replace(train, budget_tokens=times * train.budget_tokens)
@@ -535,7 +546,7 @@ def lengths(folder: ResultFolder) -> Table:
             rows[f"{times * NUM_STEPS:,} steps: {label}"] = replace(trial, training=training)
     groups = {label: f"{label.partition(':')[0]}: data-parallel" for label in rows}
     first = f"{NUM_STEPS:,} steps: data-parallel"
-    return Table("lengths", "Longer runs, M = 4", rows, first, groups=groups)
+    return Table("lengths", "Longer runs, M = 4, plain steps", rows, first, groups=groups)
 
 
 def changed(trial: Trial, **changes: Any) -> Trial:

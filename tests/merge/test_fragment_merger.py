@@ -48,7 +48,7 @@ def contributions(numel: int, codec: Codec = "bf16", num: int = 3) -> list[Contr
 def merger_of(
     fragment: Fragment, kind: str = "nesterov", downlink: Codec = "bf16"
 ) -> FragmentMerger:
-    outer = OuterSettings(kind)  # type: ignore[arg-type]
+    outer = OuterSettings(kind, ramp_merges=0)  # type: ignore[arg-type]
     return FragmentMerger(fragment, MergeSettings(outer=outer, downlink_codec=downlink))
 
 

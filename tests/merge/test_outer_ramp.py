@@ -25,7 +25,7 @@ def test_the_ramp_begins_with_a_plain_average_and_ends_at_the_settings() -> None
 
 
 def test_without_a_ramp_every_version_has_the_settings() -> None:
-    settings = OuterSettings("nesterov", lr=0.4, momentum=0.8)
+    settings = OuterSettings("nesterov", lr=0.4, momentum=0.8, ramp_merges=0)
     assert settings.at(1) is settings
 
 
@@ -64,3 +64,11 @@ def test_the_first_merge_of_a_ramp_is_that_of_plain_sgd(fragment_of: MakeFragmen
         contribution = Contribution("a", "bf16", body, 1.0)
         found.append(merger.merge(merger.initial(torch.zeros(64)), [contribution]).state.theta)
     assert torch.equal(*found)
+
+
+def test_momentum_comes_slowly_unless_asked_otherwise() -> None:
+    assert OuterSettings().at(1).momentum == 0.0 and OuterSettings().at(1).lr == 1.0
+    assert 0 < OuterSettings().at(16).momentum < OuterSettings().momentum
+    assert OuterSettings().at(31) == OuterSettings()
+    for kind in ("sgd", "adam"):
+        assert OuterSettings(kind).at(1) == OuterSettings(kind)  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ from atoll.simulator.training import TrainingSettings
 
 Change = Callable[[TrainingSettings], Trial]
 
-FAMILY_OUTER = OuterSettings("nesterov", lr=0.7, momentum=0.9)
-STREAMING_OUTER = OuterSettings("nesterov", lr=0.4, momentum=0.9)
+FAMILY_OUTER = OuterSettings("nesterov", lr=0.7, momentum=0.9, ramp_merges=0)
+STREAMING_OUTER = OuterSettings("nesterov", lr=0.4, momentum=0.9, ramp_merges=0)
 
 
 def with_protocol(settings: TrainingSettings, **changes: Any) -> TrainingSettings:

@@ -32,24 +32,26 @@ from atoll.fragments.pieces import Fragment
 from atoll.merge.codecs import chunk_bounds
 
 OuterState = Mapping[str, Tensor]
+RAMP_MERGES = 30
 
 
 @dataclass(frozen=True, slots=True)
 class OuterSettings:
     """The outer optimizer. `momentum` is nesterov's; the betas and `epsilon` are adam's.
 
-    The defaults are what `docs/quality.md` measured to be best over some forty rounds of a
-    fragment; the family's own, for thousands, are nesterov with 0.7 and 0.9, or 0.4 and 0.9.
+    The defaults are the family's own, but that they come slowly: from random weights momentum
+    does harm at first and good later (`docs/quality.md`).
     """
 
-    kind: Literal["sgd", "nesterov", "adam"] = "sgd"
+    kind: Literal["sgd", "nesterov", "adam"] = "nesterov"
     lr: float = 0.7
     momentum: float = 0.9
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8
-    ramp_merges: int = 0
-    """Merges of a fragment over which lr and momentum go to their values; 0 begins with them."""
+    ramp_merges: int | Literal["auto"] = "auto"
+    """Merges of a fragment over which lr and momentum go to their values; 0 begins with them,
+    "auto" is 30 for nesterov and 0 for the others."""
     first_lr: float = 1.0
     """Where lr begins when it ramps; momentum begins at 0."""
 
@@ -62,17 +64,24 @@ class OuterSettings:
         for name in ("momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"outer {name} is {getattr(self, name)}: use 0 or more, below 1")
-        if self.ramp_merges < 0:
-            raise ValueError(f"outer ramp_merges is {self.ramp_merges}: use 0 or more")
-        if self.ramp_merges and self.kind == "adam":
+        if self.ramp_merges != "auto" and self.ramp_merges < 0:
+            raise ValueError(f"outer ramp_merges is {self.ramp_merges!r}: use 0 or more, or 'auto'")
+        if self.num_ramp_merges and self.kind == "adam":
             raise ValueError("outer ramp_merges is for sgd and nesterov: set it to 0 for adam")
+
+    @property
+    def num_ramp_merges(self) -> int:
+        """`ramp_merges` as a number."""
+        if self.ramp_merges == "auto":
+            return RAMP_MERGES if self.kind == "nesterov" else 0
+        return self.ramp_merges
 
     def at(self, version: int) -> OuterSettings:
         """What makes `version` of a fragment; version 1 is the first merge."""
         assert version >= 1, "no outer step makes version 0"
-        if version > self.ramp_merges:
+        if version > self.num_ramp_merges:
             return self
-        share = (version - 1) / self.ramp_merges
+        share = (version - 1) / self.num_ramp_merges
         lr = self.first_lr + (self.lr - self.first_lr) * share
         return replace(self, lr=lr, momentum=self.momentum * share)
 

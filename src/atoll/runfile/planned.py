@@ -102,9 +102,9 @@ rule = "rda"
 downlink_codec = "{down}"
 
 [outer]
-# Best in short runs. With thousands of rounds ahead try kind = "nesterov", momentum = 0.9 too.
-kind = "sgd"
+kind = "nesterov"
 lr = 0.7
+momentum = 0.9
 
 [service]
 # Learners come from outside: `atoll syncer` makes the certificate for it.

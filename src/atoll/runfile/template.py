@@ -92,10 +92,11 @@ rule = "rda"
 downlink_codec = "int8"
 
 [outer]
-# The optimizer that applies merged displacements: sgd, nesterov or adam. Momentum may pay in
-# runs of thousands of rounds; in short ones plain steps are better.
-kind = "sgd"
+# The optimizer that applies merged displacements: nesterov, sgd or adam. Rate and momentum come
+# slowly, over the first 30 merges of a fragment (ramp_merges).
+kind = "nesterov"
 lr = 0.7
+momentum = 0.9
 
 [service]
 # Where the syncer listens. Off this machine only under TLS, with the certificate in keys/.
