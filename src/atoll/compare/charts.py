@@ -50,10 +50,12 @@ def draw(results: Mapping[str, Mapping[int, TrainingResult]], file: Path, title:
     if high > LOG_FROM * max(low, 1.0):
         right.set_xscale("log")
     left.set_ylabel("held-out loss, nats per token")
-    left.legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.tight_layout()
-    figure.savefig(file, dpi=150)
+    handles, labels = left.get_legend_handles_labels()
+    below = {"loc": "upper left", "bbox_to_anchor": (0.01, 0.0), "ncols": 4}
+    figure.legend(handles, labels, frameon=False, **below)
+    figure.savefig(file, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
