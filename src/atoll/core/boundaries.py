@@ -1,9 +1,8 @@
 """What a learner does with its fragments: orders for the next boundary, receipts, transfers.
 
 At most two cuts and ceil(tau * P / H) installs (the first H, where it grows) are ordered for one
-boundary. Installs come before
-cuts, so that a learner slower than the rounds hands in work on the newest version. Which receipt
-rule applies follows from whether a cut of this learner was merged.
+boundary. Installs come before cuts, so that a learner slower than the rounds hands in work on the
+newest version. Which receipt rule applies follows from whether a cut of this learner was merged.
 """
 
 from __future__ import annotations

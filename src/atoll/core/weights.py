@@ -63,9 +63,6 @@ def _weight_in(parts: Sequence[Part]) -> float:
 
 def scale_of(cut: Cut, version: int, settings: ProtocolSettings) -> float:
     """By how much a displacement is scaled in the merge that follows `version`."""
-    shrink = (
-        1.0
-        if settings.unmerged == "carry"
-        else min(1.0, settings.period_steps(version) / cut.steps)
-    )
+    longest = cut.steps if settings.unmerged == "carry" else settings.period_steps(version)
+    shrink = min(1.0, longest / cut.steps)
     return shrink / (1 + version - cut.base) if settings.scale_stale else shrink
