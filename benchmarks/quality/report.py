@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
 
-from tables import TABLES, NotSwept, Table
+from sweeps import NotSwept
+from table import Table
+from tables import TABLES
 
 from atoll.compare.charts import COLOURS, draw, pyplot
 from atoll.compare.statistics import half_interval, mean, paired_difference

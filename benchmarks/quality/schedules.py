@@ -2,7 +2,7 @@
 
     python benchmarks/quality/schedules.py
 
-M = 4, mean, plain outer SGD, one seed, the configuration of `tables.base`. About six minutes of one
+M = 4, mean, plain outer SGD, one seed, the configuration of `trials.base`. About six minutes of one
 core. Prints a line for each schedule; decision 0017 has them.
 """
 
@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 import torch
-from tables import SGD, SWEEP_SEEDS, base, decoupled
+from sweeps import SWEEP_SEEDS
+from trials import SGD, base, decoupled
 
 from atoll.compare.baselines import Together, WholeRounds
 from atoll.compare.trial import Trial

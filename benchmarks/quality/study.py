@@ -14,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from tables import QUEUE, TABLES, NotSwept, Table, names
+from sweeps import NotSwept
+from table import Table
+from tables import QUEUE, TABLES, names
 
 from atoll.compare.store import ResultFolder
 from atoll.compare.trial import Trial

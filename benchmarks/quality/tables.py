@@ -1,354 +1,45 @@
-"""The tables of the quality study: which trials stand in which row.
+"""Stage 2 of the quality study: its tables.
 
-Stage 1 are the sweeps, on seeds and on held-out text of their own, so that what is chosen from them
-is not measured on what it was chosen on. Stage 2 are the tables, which take the best of the sweeps
-by reading the stored results; without those they refuse.
+They take the best of the sweeps by reading the stored results; without those they refuse.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from atoll.compare.methods import FAMILY_OUTER, STREAMING_OUTER, with_merge, with_protocol
-from atoll.compare.statistics import mean
-from atoll.compare.store import ResultFolder
-from atoll.compare.trial import Method, Trial
-from atoll.core.settings import ProtocolSettings
-from atoll.merge.averaging import Rule
-from atoll.merge.merge import MergeSettings
-from atoll.merge.outer import OuterSettings
-from atoll.simulator.training import Surroundings, TrainingSettings
-from atoll.simulator.training_faults import Faults, learner_mtbf_s
-from atoll.train.settings import (
-    DataSettings,
-    ModelSettings,
-    OptimizerSettings,
-    StepSettings,
-    TrainSettings,
+from sweeps import (
+    DECOUPLED_GRID,
+    DILOCO_GRID,
+    SWEEPS,
+    best,
+    best_decoupled,
+    best_diloco,
+    best_together,
+    sweep,
+)
+from table import Table
+from trials import (
+    NUM_STEPS,
+    OUTERS,
+    STEP_PAUSE_S,
+    base,
+    changed,
+    decoupled,
+    slower_moments,
+    surrounded,
+    to_test,
+    warmed,
+    with_inner,
+    with_outer,
 )
 
-NUM_STEPS = 1000
-BATCH_SIZE = 16
-SWEEP_SEEDS = (100, 101)
-STEP_PAUSE_S = 12.0
-
-SGD = OuterSettings("sgd", lr=1.0, ramp_merges=0)
-OUTERS: Mapping[str, OuterSettings] = {
-    "sgd 1.0": SGD,
-    "sgd 0.7": OuterSettings("sgd", lr=0.7, ramp_merges=0),
-    "sgd 0.5": OuterSettings("sgd", lr=0.5, ramp_merges=0),
-    "nesterov 1.0, 0.5": OuterSettings("nesterov", lr=1.0, momentum=0.5, ramp_merges=0),
-    "nesterov 0.7, 0.5": OuterSettings("nesterov", lr=0.7, momentum=0.5, ramp_merges=0),
-    "nesterov 0.4, 0.5": OuterSettings("nesterov", lr=0.4, momentum=0.5, ramp_merges=0),
-    "nesterov 0.4, 0.8": OuterSettings("nesterov", lr=0.4, momentum=0.8, ramp_merges=0),
-    "nesterov 0.7, 0.9": FAMILY_OUTER,
-    "ramp to nesterov 0.7, 0.9": replace(FAMILY_OUTER, ramp_merges=30),
-    "nesterov 0.4, 0.9": STREAMING_OUTER,
-    "nesterov 0.2, 0.9": OuterSettings("nesterov", lr=0.2, momentum=0.9, ramp_merges=0),
-}
-
-
-def base(learning_rate: float, num_learners: int, preset: str = "micro") -> TrainingSettings:
-    """The configuration that all tables vary: 16 windows of 128 bytes a step, 1,000 steps."""
-    train = TrainSettings(
-        model=ModelSettings.preset(preset, context=128),
-        data=DataSettings(max_megabytes=12.0, held_out_share=0.1),
-        optimizer=OptimizerSettings(learning_rate=learning_rate),
-        step=StepSettings(matmul="medium", compile=True),
-        batch_size=BATCH_SIZE,
-        budget_tokens=NUM_STEPS * BATCH_SIZE * 128,
-        num_evaluation_batches=20,
-    )
-    protocol, merge = ProtocolSettings(M=num_learners), MergeSettings(outer=FAMILY_OUTER)
-    return TrainingSettings(train, protocol, merge, judged_on="tuning")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows by label. Differences are to the row `reference`, or to that of the row's group."""
-
-    name: str
-    title: str
-    rows: Mapping[str, Trial]
-    reference: str
-    seeds: Sequence[int] = ()
-    groups: Mapping[str, str] = field(default_factory=dict)
-    """Of rows that are compared with another one than `reference`, that one."""
-    is_ordered: bool = False
-    """Whether the rows are values of one number, in order."""
-
-    @property
-    def references(self) -> dict[str, str]:
-        """What each row is compared with."""
-        return {label: self.groups.get(label, self.reference) for label in self.rows}
-
-    def compared_with(self) -> str:
-        """The references in words."""
-        names = dict.fromkeys(self.references.values())
-        return ", ".join(f"*{name}*" for name in names) + (", each in its group" * (len(names) > 1))
-
-    def trials(self, num_seeds: int) -> list[Trial]:
-        """Every row under one seed, then under the next."""
-        seeds = self.seeds or range(num_seeds)
-        return [
-            trial.with_seed(seed)
-            for seed in list(seeds)[:num_seeds]
-            for trial in self.rows.values()
-        ]
-
-    def labels(self, trials: Iterable[Trial]) -> dict[str, str]:
-        """The row of each trial, by the trial's key."""
-        seeds = sorted({trial.seed for trial in trials})
-        return {t.with_seed(s).key: label for label, t in self.rows.items() for s in seeds}
-
-
-class NotSwept(ValueError):
-    """A table needs the outcome of a sweep."""
-
-
-# ---------------------------------------------------------------- stage 1
-
-
-RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)
-
-
-def sweep_rate(_: ResultFolder) -> Table:
-    """The inner learning rate of the data-parallel baseline."""
-    rows = {f"lr {rate:g}": Trial("data-parallel", keeping(base(rate, 4))) for rate in RATES}
-    return _sweep("sweep-rate", "Data-parallel: inner learning rate", rows, is_ordered=True)
-
-
-def first_looks(_: ResultFolder) -> Table:
-    """What costs loss at all, before anything is tuned but the data-parallel rate."""
-    settings = keeping(base(2.8e-3, 4))
-    averaged = decoupled(settings, "mean", SGD)
-    together = Trial("diloco", averaged.training)
-    rows = {
-        "data-parallel": Trial("data-parallel", settings),
-        "local-step-1": Trial("local-step-1", settings),
-        "DiLoCo, mean, H = 24": together,
-        "DiLoCo, mean, H = 6": changed(together, P=6, H=6),
-        "mean": averaged,
-        "mean, overwrite and drop": changed(averaged, receipt="overwrite", unmerged="drop"),
-        "mean, moments 4 times slower": slower_moments(averaged, 4),
-        "mean, overwrite and drop, moments 4 times slower": slower_moments(
-            changed(averaged, receipt="overwrite", unmerged="drop"), 4
-        ),
-        "DiLoCo, mean, H = 24, moments 4 times slower": slower_moments(together, 4),
-        "data-parallel, moments 4 times slower": slower_moments(
-            Trial("data-parallel", settings), 4
-        ),
-        "mean, 100 data-parallel steps first": warmed(averaged, 100),
-        "mean, 100 data-parallel steps first, nesterov 0.7, 0.9": warmed(
-            decoupled(settings, "mean", OUTERS["nesterov 0.7, 0.9"]), 100
-        ),
-        "rda": decoupled(settings, "rda", SGD),
-        "rda, nesterov 0.4, 0.8": decoupled(settings, "rda", OUTERS["nesterov 0.4, 0.8"]),
-    }
-    for name in ("nesterov 1.0, 0.5", "nesterov 0.7, 0.9"):
-        rows[f"mean, {name}"] = decoupled(settings, "mean", OUTERS[name])
-    title = "First looks, M = 4, plain SGD outside where nothing is said"
-    return Table("first-looks", title, rows, "data-parallel", SWEEP_SEEDS)
-
-
-def second_looks(_: ResultFolder) -> Table:
-    """Receipt rules, who is in a merge, and H that grows: what decisions 0015 to 0017 rest on."""
-    settings = base(2.8e-3, 4)
-    averaged = decoupled(settings, "mean", SGD)
-    lan = surrounded(averaged, model_transfer_s=0.1, delay_s=0.001)
-    quick = surrounded(changed(averaged, P=8, first_H=6), model_transfer_s=3.0)
-    short = changed(lan, P=6, H=6, tau=3)
-    slower = decoupled(base(2e-3, 4), "rda", SGD)
-    rows = {"mean: overwrite, carry": averaged}
-    for receipt, unmerged in (("keep", "carry"), ("keep", "drop"), ("overwrite", "drop")):
-        rows[f"mean: {receipt}, {unmerged}"] = changed(averaged, receipt=receipt, unmerged=unmerged)
-    for name, trial in (
-        ("rda, lr 0.002", slower),
-        ("rda, outer rate 0.7", decoupled(settings, "rda", OUTERS["sgd 0.7"])),
-        ("mean, P = 8, links 4 times as fast", changed(quick, first_H="H")),
-        ("mean, P = 8, links 4 times as fast, H grows from 6", quick),
-        ("mean, P = H = 6, LAN, tau = 3", short),
-    ):
-        rows[f"{name}: keep, carry"] = changed(trial, receipt="keep")
-        rows[f"{name}: overwrite, drop"] = changed(trial, unmerged="drop")
-    rows["mean, P = H = 6, LAN, tau = 1: keep, carry"] = changed(short, tau=1, receipt="keep")
-    for tau in (1, 3):
-        rows[f"mean, P = 1, H = 6, LAN, tau = {tau}: keep, carry"] = changed(
-            lan, P=1, H=6, tau=tau, receipt="keep"
-        )
-    title = "Receipt rules, participation, and H that grows, M = 4"
-    return Table("second-looks", title, rows, "mean: overwrite, carry", SWEEP_SEEDS)
-
-
-Grid = Mapping[int, Sequence[tuple[Rule, str, Sequence[float]]]]
-"""By M: merge rule, outer optimizer, inner learning rates."""
-KEEP_GRID: Grid = {
-    4: (
-        ("rda", "sgd 1.0", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
-        ("rda", "sgd 0.7", (2.8e-3,)),
-        ("rda", "nesterov 0.7, 0.5", (7e-4, 1e-3, 1.4e-3)),
-        ("rda", "nesterov 0.4, 0.9", (5e-4, 1e-3)),
-        ("mean", "sgd 1.0", (2e-3, 2.8e-3)),
-        ("mean", "nesterov 1.0, 0.5", (1e-3, 1.4e-3, 2e-3)),
-        ("mean", "nesterov 0.7, 0.9", (5e-4,)),
-    ),
-}
-DECOUPLED_GRID: Grid = {
-    4: (
-        ("rda", "sgd 1.0", (2e-3,)),
-        ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
-        ("rda", "sgd 0.5", (4e-3,)),
-        ("rda", "nesterov 0.4, 0.5", (2e-3,)),
-        ("mean", "sgd 1.0", (2.8e-3,)),
-        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3, 2.8e-3)),
-        ("mean", "sgd 0.7", (4e-3,)),
-        ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
-    ),
-    8: (
-        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3, 2.8e-3)),
-        ("rda", "sgd 1.0", (2e-3,)),
-        ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
-        ("rda", "sgd 0.5", (4e-3,)),
-        ("mean", "sgd 1.0", (2.8e-3,)),
-    ),
-    2: (
-        ("rda", "sgd 0.7", (2.8e-3,)),
-        ("mean", "sgd 1.0", (2.8e-3,)),
-        ("mean", "sgd 0.7", (4e-3,)),
-    ),
-}
-DILOCO_GRID: Grid = {
-    4: (
-        ("rda", "sgd 1.0", (2e-3,)),
-        ("rda", "sgd 0.7", (2.8e-3,)),
-        ("mean", "sgd 1.0", (2.8e-3,)),
-        ("mean", "sgd 0.7", (2.8e-3,)),
-        ("mean", "nesterov 0.7, 0.9", (1e-3,)),
-        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3,)),
-    ),
-    8: (
-        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3,)),
-        ("rda", "sgd 1.0", (2e-3,)),
-        ("rda", "sgd 0.7", (2.8e-3,)),
-        ("mean", "sgd 1.0", (2.8e-3,)),
-    ),
-    2: (
-        ("rda", "sgd 0.7", (2.8e-3,)),
-        ("mean", "sgd 1.0", (2.8e-3,)),
-    ),
-}
-
-
-def sweep_keep(_: ResultFolder) -> Table:
-    """A wide one, under the receipt rule that loses no work."""
-    rows = {
-        label: changed(trial, receipt="keep")
-        for label, trial in _grid("decoupled", 4, KEEP_GRID).items()
-    }
-    return _sweep("sweep-keep-4", "Decoupled, M = 4, receipt keep", rows)
-
-
-def sweep(_: ResultFolder, num_learners: int) -> Table:
-    """Merge rule, outer optimizer and inner learning rate of the decoupled method."""
-    rows = _grid("decoupled", num_learners, DECOUPLED_GRID)
-    return _sweep(f"sweep-{num_learners}", f"Decoupled, M = {num_learners}", rows)
-
-
-def sweep_diloco(_: ResultFolder, num_learners: int) -> Table:
-    """The same of synchronous DiLoCo."""
-    rows = _grid("diloco", num_learners, DILOCO_GRID)
-    title = f"Synchronous DiLoCo, M = {num_learners}"
-    return _sweep(f"sweep-diloco-{num_learners}", title, rows)
-
-
-def keeping(settings: TrainingSettings) -> TrainingSettings:
-    """Under the receipt rule that loses no work."""
-    return with_protocol(settings, receipt="keep")
-
-
-def _grid(method: Method, num_learners: int, grid: Grid) -> dict[str, Trial]:
-    """An outer step multiplies what the learners did, so each is tried with rates of its own."""
-    return {
-        f"{rule}, {outer}, lr {rate:g}": Trial(
-            method, with_merge(base(rate, num_learners), rule, OUTERS[outer])
-        )
-        for rule, outer, rates in grid[num_learners]
-        for rate in rates
-    }
-
-
-def ramps(_: ResultFolder) -> Table:
-    """Outer momentum that comes slowly: from plain steps to nesterov 0.7, 0.9."""
-    rows: dict[str, Trial] = {}
-    for merges, rate in ((30, 2.8e-3), (30, 2e-3), (15, 2e-3), (45, 2.8e-3)):
-        outer = replace(FAMILY_OUTER, ramp_merges=merges)
-        rows[f"over {merges} merges, lr {rate:g}"] = decoupled(base(rate, 4), "rda", outer)
-    ramp = replace(FAMILY_OUTER, ramp_merges=30)
-    grows = changed(decoupled(base(2.8e-3, 4), "rda", ramp), P=8, first_H=6)
-    label = "over 30 merges, lr 0.0028, P = 8, links 4 times as fast, H grows from 6"
-    rows[label] = surrounded(grows, model_transfer_s=3.0)
-    rows["over 30 merges, lr 0.0028, M = 8"] = decoupled(base(2.8e-3, 8), "rda", ramp)
-    title = "Outer rate and momentum ramp to nesterov 0.7, 0.9, M = 4"
-    return _sweep("sweep-ramps", title, rows)
-
-
-def _sweep(name: str, title: str, rows: Mapping[str, Trial], is_ordered: bool = False) -> Table:
-    return Table(name, title, rows, next(iter(rows)), SWEEP_SEEDS, is_ordered=is_ordered)
-
-
-def decoupled(settings: TrainingSettings, rule: Rule, outer: OuterSettings) -> Trial:
-    """The decoupled method with a merge rule and an outer optimizer."""
-    return Trial("decoupled", with_merge(settings, rule, outer))
-
-
-# ---------------------------------------------------------------- what the sweeps say
-
-
-def best(folder: ResultFolder, table: Table) -> Trial:
-    """The row with the lowest mean loss over the sweep seeds that all rows have."""
-    losses: dict[str, list[float]] = {label: [] for label in table.rows}
-    for seed in table.seeds:
-        found = {label: folder.find(t.with_seed(seed)) for label, t in table.rows.items()}
-        if all(kept is not None for kept in found.values()):
-            for label, kept in found.items():
-                losses[label].append(kept.result.loss if kept else float("inf"))
-    if not all(losses.values()):
-        raise NotSwept(f"run --table {table.name} first: this one takes its best row")
-    return table.rows[min(losses, key=lambda label: mean(losses[label]))]
-
-
-def best_rate(folder: ResultFolder) -> float:
-    """The data-parallel baseline's inner learning rate."""
-    return best(folder, sweep_rate(folder)).training.train.optimizer.learning_rate
-
-
-def best_together(folder: ResultFolder) -> Trial:
-    """The data-parallel baseline, tuned."""
-    return to_test(best(folder, sweep_rate(folder)))
-
-
-def best_decoupled(folder: ResultFolder, num_learners: int) -> Trial:
-    """The decoupled method at M, tuned. M = 1 needs no outer optimizer; 16 takes what 8 has."""
-    if num_learners == 1:
-        return to_test(decoupled(base(best_rate(folder), 1), "rda", SGD))
-    found = best(folder, sweep(folder, min(num_learners, 8)))
-    return to_test(replace(found, training=with_protocol(found.training, M=num_learners)))
-
-
-def best_diloco(folder: ResultFolder, num_learners: int) -> Trial:
-    """Synchronous DiLoCo at M, tuned."""
-    return to_test(best(folder, sweep_diloco(folder, num_learners)))
-
-
-def to_test(trial: Trial) -> Trial:
-    """The trial, judged on text that nothing was chosen on."""
-    return replace(trial, training=replace(trial.training, judged_on="test"))
-
-
-# ---------------------------------------------------------------- stage 2
+from atoll.compare.methods import FAMILY_OUTER
+from atoll.compare.store import ResultFolder
+from atoll.compare.trial import Trial
+from atoll.simulator.training_faults import Faults, learner_mtbf_s
+from atoll.train.settings import ModelSettings
 
 
 def headline(folder: ResultFolder) -> Table:
@@ -549,57 +240,8 @@ def lengths(folder: ResultFolder) -> Table:
     return Table("lengths", "Longer runs, M = 4, plain steps", rows, first, groups=groups)
 
 
-def changed(trial: Trial, **changes: Any) -> Trial:
-    """The trial under other rules of the protocol."""
-    return replace(trial, training=with_protocol(trial.training, **changes))
-
-
-def with_inner(trial: Trial, **changes: Any) -> Trial:
-    """The trial with another optimizer inside the learners."""
-    training = trial.training
-    optimizer = replace(training.train.optimizer, **changes)
-    train = replace(training.train, optimizer=optimizer)
-    return replace(trial, training=replace(training, train=train))
-
-
-def slower_moments(trial: Trial, times: int) -> Trial:
-    """AdamW's moments over so many times more steps: over as many tokens as with one learner."""
-    optimizer = trial.training.train.optimizer
-    beta1, beta2 = 1 - (1 - optimizer.beta1) / times, 1 - (1 - optimizer.beta2) / times
-    return with_inner(trial, beta1=beta1, beta2=beta2)
-
-
-def warmed(trial: Trial, steps: int) -> Trial:
-    """The trial from where so many data-parallel steps lead."""
-    return replace(trial, training=replace(trial.training, warm_steps=steps))
-
-
-def faster(trial: Trial, steps: int) -> Trial:
-    """P = H = `steps`, on links on which a fragment takes the same share of a round as with 24."""
-    transfer_s = trial.training.surroundings.model_transfer_s * (steps / 24) ** 2
-    return surrounded(changed(trial, P=steps, H=steps), model_transfer_s=transfer_s)
-
-
-def with_outer(trial: Trial, outer: OuterSettings) -> Trial:
-    """The trial with another outer optimizer."""
-    merge = replace(trial.training.merge, outer=outer)
-    return replace(trial, training=replace(trial.training, merge=merge))
-
-
-def surrounded(trial: Trial, **changes: Any) -> Trial:
-    """The trial in other surroundings."""
-    found: Surroundings = replace(trial.training.surroundings, **changes)
-    return replace(trial, training=replace(trial.training, surroundings=found))
-
-
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
-    "sweep-rate": sweep_rate,
-    "first-looks": first_looks,
-    "second-looks": second_looks,
-    "sweep-keep-4": sweep_keep,
-    **{f"sweep-{M}": functools.partial(sweep, num_learners=M) for M in DECOUPLED_GRID},
-    **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},
-    "sweep-ramps": ramps,
+    **SWEEPS,
     "headline": headline,
     "learners": learners,
     "early": early,

@@ -42,16 +42,16 @@ def swept(folder: ResultFolder, name: str, best: str) -> None:
 
 def test_a_table_without_its_sweep_refuses_and_names_it(tmp_path: Path) -> None:
     tables = script("tables")
-    with pytest.raises(tables.NotSwept, match="sweep-rate"):
+    with pytest.raises(script("sweeps").NotSwept, match="sweep-rate"):
         tables.headline(ResultFolder(tmp_path))
 
 
 def test_tables_take_the_best_rows_of_the_sweeps(tmp_path: Path) -> None:
-    tables, folder = script("tables"), ResultFolder(tmp_path)
+    tables, sweeps, folder = script("tables"), script("sweeps"), ResultFolder(tmp_path)
     swept(folder, "sweep-rate", "lr 0.004")
-    assert tables.best_rate(folder) == 0.004
+    assert sweeps.best_rate(folder) == 0.004
     swept(folder, "sweep-4", "mean, nesterov 0.7, 0.5, lr 0.0014")
-    found = tables.best_decoupled(folder, 4).training
+    found = sweeps.best_decoupled(folder, 4).training
     assert found.train.optimizer.learning_rate == 0.0014
     assert found.merge.averaging.rule == "mean"
     assert found.merge.outer.momentum == 0.5
@@ -60,12 +60,12 @@ def test_tables_take_the_best_rows_of_the_sweeps(tmp_path: Path) -> None:
 
 
 def test_sweeps_use_seeds_and_text_that_no_table_uses(tmp_path: Path) -> None:
-    tables, folder = script("tables"), ResultFolder(tmp_path)
-    tuned = tables.sweep_rate(folder).trials(2)
+    tables, sweeps, folder = script("tables"), script("sweeps"), ResultFolder(tmp_path)
+    tuned = sweeps.sweep_rate(folder).trials(2)
     assert {trial.seed for trial in tuned} == {100, 101}
     assert {trial.training.judged_on for trial in tuned} == {"tuning"}
     swept(folder, "sweep-rate", "lr 0.002")
-    swept(folder, "sweep-4", next(iter(tables.sweep(folder, 4).rows)))
+    swept(folder, "sweep-4", next(iter(sweeps.sweep(folder, 4).rows)))
     told = tables.early(folder).trials(5)
     assert {trial.seed for trial in told} == {0, 1, 2, 3, 4}
     assert {trial.training.judged_on for trial in told} == {"test"}
@@ -80,7 +80,7 @@ def test_the_cost_is_said_and_done_trials_do_not_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, folder = script("study"), ResultFolder(tmp_path)
-    table = script("tables").sweep_rate(folder)
+    table = script("sweeps").sweep_rate(folder)
     study.do(table, 2, folder, dry=True)
     first = capsys.readouterr().out
     assert "10 trials to do, 20.5 million tokens" in first
@@ -90,9 +90,9 @@ def test_the_cost_is_said_and_done_trials_do_not_count(
 
 
 def test_the_report_pairs_seeds_and_says_what_is_not_resolved(tmp_path: Path) -> None:
-    report, tables = script("report"), script("tables")
+    report, sweeps = script("report"), script("sweeps")
     folder = ResultFolder(tmp_path)
-    table = tables.sweep_rate(folder)
+    table = sweeps.sweep_rate(folder)
     low, middle = table.rows["lr 0.001"], table.rows["lr 0.002"]
     keep(folder, {low.with_seed(seed): 1.0 for seed in table.seeds})
     keep(folder, {middle.with_seed(100): 1.02, middle.with_seed(101): 0.99})
@@ -103,17 +103,17 @@ def test_the_report_pairs_seeds_and_says_what_is_not_resolved(tmp_path: Path) ->
 
 
 def test_a_sweep_that_is_best_at_its_edge_says_so(tmp_path: Path) -> None:
-    report, tables, folder = script("report"), script("tables"), ResultFolder(tmp_path)
-    for place, trial in enumerate(tables.sweep_rate(folder).rows.values()):
+    report, sweeps, folder = script("report"), script("sweeps"), ResultFolder(tmp_path)
+    for place, trial in enumerate(sweeps.sweep_rate(folder).rows.values()):
         keep(folder, {trial.with_seed(100): 1.0 + 0.1 * place})
     assert "The best row is at an edge of what was tried." in report._text(folder, "sweep-rate")
 
 
 def test_rows_of_another_group_are_compared_within_it(tmp_path: Path) -> None:
-    tables, folder = script("tables"), ResultFolder(tmp_path)
+    tables, sweeps, folder = script("tables"), script("sweeps"), ResultFolder(tmp_path)
     swept(folder, "sweep-rate", "lr 0.002")
     for count in (4, 8):
-        swept(folder, f"sweep-{count}", next(iter(tables.sweep(folder, count).rows)))
+        swept(folder, f"sweep-{count}", next(iter(sweeps.sweep(folder, count).rows)))
     references = tables.failures(folder).references
     assert references["M = 4, 1.2 million chips"] == references["M = 4, none"] == "M = 4, none"
     sizes = tables.sizes(folder)
@@ -130,5 +130,5 @@ def test_the_page_has_a_place_for_every_table() -> None:
 def test_stored_results_are_found_by_the_settings_of_today() -> None:
     """Else a setting was added or renamed: name it in `compare.trial.ADDED`."""
     folder = ResultFolder(script("report").RESULTS)
-    trial = script("tables").sweep_rate(folder).rows["lr 0.002"].with_seed(100)
+    trial = script("sweeps").sweep_rate(folder).rows["lr 0.002"].with_seed(100)
     assert folder.find(trial) is not None
