@@ -229,7 +229,8 @@ def lengths(folder: ResultFolder) -> Table:
     for times in (1, 2, 4):
         for label, trial in (
             ("data-parallel", best_together(folder)),
-            ("decoupled, M = 4", plain_steps()),
+            ("decoupled, M = 4", best_decoupled(folder, 4)),
+            ("decoupled, M = 4, plain steps", plain_steps()),
         ):
             train = trial.training.train
             longer = replace(train, budget_tokens=times * train.budget_tokens)
@@ -237,7 +238,7 @@ def lengths(folder: ResultFolder) -> Table:
             rows[f"{times * NUM_STEPS:,} steps: {label}"] = replace(trial, training=training)
     groups = {label: f"{label.partition(':')[0]}: data-parallel" for label in rows}
     first = f"{NUM_STEPS:,} steps: data-parallel"
-    return Table("lengths", "Longer runs, M = 4, plain steps", rows, first, groups=groups)
+    return Table("lengths", "Longer runs, M = 4", rows, first, groups=groups)
 
 
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
