@@ -132,17 +132,19 @@ DECOUPLED_GRID: Grid = {
         ("rda", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
         ("mean", "sgd 0.7", (4e-3,)),
         ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
-        ("mean", "ramp to nesterov 0.7, 0.9", (2e-3,)),
+        ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
     ),
     8: (
-        ("rda", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
+        ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3)),
         ("rda", "sgd 1.0", (2e-3,)),
         ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
         ("rda", "sgd 0.5", (4e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
     ),
     2: (
-        ("rda", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
+        ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3)),
         ("rda", "sgd 0.7", (2.8e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
     ),
@@ -154,16 +156,19 @@ DILOCO_GRID: Grid = {
         ("mean", "sgd 1.0", (2.8e-3,)),
         ("mean", "sgd 0.7", (2.8e-3,)),
         ("mean", "nesterov 0.7, 0.9", (1e-3,)),
-        ("rda", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
+        ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3)),
     ),
     8: (
-        ("rda", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
+        ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3)),
         ("rda", "sgd 1.0", (2e-3,)),
         ("rda", "sgd 0.7", (2.8e-3,)),
         ("mean", "sgd 1.0", (2.8e-3,)),
     ),
     2: (
-        ("rda", "ramp to nesterov 0.7, 0.9", (2e-3, 2.8e-3)),
+        ("rda", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
+        ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3,)),
         ("rda", "sgd 0.7", (2.8e-3,)),
     ),
 }
@@ -246,17 +251,53 @@ def _sweep(name: str, title: str, rows: Mapping[str, Trial], is_ordered: bool = 
 # ---------------------------------------------------------------- what the sweeps say
 
 
-def best(folder: ResultFolder, table: Table) -> Trial:
-    """The row with the lowest mean loss over the sweep seeds that all rows have."""
-    losses: dict[str, list[float]] = {label: [] for label in table.rows}
-    for seed in table.seeds:
-        found = {label: folder.find(t.with_seed(seed)) for label, t in table.rows.items()}
-        if all(kept is not None for kept in found.values()):
-            for label, kept in found.items():
-                losses[label].append(kept.result.loss if kept else float("inf"))
-    if not all(losses.values()):
+FINAL_SHARE = 0.01
+"""Rows within one per cent of a sweep's best on its first seed are worth another."""
+
+
+def finalists(folder: ResultFolder, table: Table) -> dict[str, Trial]:
+    """The rows of a sweep that its first seed leaves to choose between."""
+    losses = {label: _loss(folder, t, table.seeds[0]) for label, t in table.rows.items()}
+    known = {label: loss for label, loss in losses.items() if loss is not None}
+    if len(known) < len(losses):
         raise NotSwept(f"run --table {table.name} first: this one takes its best row")
-    return table.rows[min(losses, key=lambda label: mean(losses[label]))]
+    highest = (1 + FINAL_SHARE) * min(known.values())
+    return {label: trial for label, trial in table.rows.items() if known[label] <= highest}
+
+
+def best(folder: ResultFolder, table: Table) -> Trial:
+    """Of the finalists, the row with the lowest mean loss over the seeds that all of them have."""
+    rows = finalists(folder, table)
+    found: dict[str, list[float]] = {label: [] for label in rows}
+    for seed in table.seeds:
+        losses = {label: _loss(folder, trial, seed) for label, trial in rows.items()}
+        if None not in losses.values():
+            for label, loss in losses.items():
+                found[label].append(loss or 0.0)
+    return rows[min(found, key=lambda label: mean(found[label]))]
+
+
+def _loss(folder: ResultFolder, trial: Trial, seed: int) -> float | None:
+    kept = folder.find(trial.with_seed(seed))
+    return None if kept is None else kept.result.loss
+
+
+def finals(folder: ResultFolder) -> Table:
+    """The finalists of the sweeps that are done, on every sweep seed."""
+    rows: dict[str, Trial] = {}
+    groups: dict[str, str] = {}
+    for name in CHOOSING:
+        try:
+            found = finalists(folder, SWEEPS[name](folder))
+        except NotSwept:
+            continue
+        for label, trial in found.items():
+            rows[f"{name}: {label}"] = trial
+            groups[f"{name}: {label}"] = f"{name}: {next(iter(found))}"
+    if not rows:
+        raise NotSwept("run a sweep first: this table takes the best rows of them")
+    title = "The best rows of the sweeps, again"
+    return Table("finals", title, rows, next(iter(rows)), SWEEP_SEEDS, groups=groups)
 
 
 def best_rate(folder: ResultFolder) -> float:
@@ -291,3 +332,8 @@ SWEEPS: Mapping[str, Callable[[ResultFolder], Table]] = {
     **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},
     "sweep-ramps": ramps,
 }
+CHOOSING = [
+    *(f"sweep-{M}" for M in DECOUPLED_GRID),
+    *(f"sweep-diloco-{M}" for M in DILOCO_GRID),
+]
+"""The sweeps whose best rows are taken."""

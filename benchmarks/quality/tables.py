@@ -17,6 +17,7 @@ from sweeps import (
     best_decoupled,
     best_diloco,
     best_together,
+    finals,
     sweep,
 )
 from table import Table
@@ -243,6 +244,7 @@ def lengths(folder: ResultFolder) -> Table:
 
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     **SWEEPS,
+    "finals": finals,
     "headline": headline,
     "learners": learners,
     "early": early,
@@ -262,6 +264,7 @@ QUEUE: Sequence[tuple[str, int]] = (
     ("first-looks", 1),
     *((f"sweep-{M}", 1) for M in DECOUPLED_GRID),
     *((f"sweep-diloco-{M}", 1) for M in DILOCO_GRID),
+    ("finals", 2),
     ("headline", 2),
     ("failures", 1),
     ("early", 2),
