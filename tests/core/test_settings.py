@@ -27,6 +27,23 @@ def test_first_calls_are_staggered_and_none_is_before_a_step() -> None:
     assert [s.first_offset_steps(p) for p in range(4)] == [24, 6, 12, 18]
 
 
+@pytest.mark.parametrize(
+    ("settings", "num_steps", "rounds"),
+    [
+        (ProtocolSettings(H=24), 720, 30),
+        (ProtocolSettings(H=24), 721, 31),
+        (ProtocolSettings(H=24), 0, 0),
+        (ProtocolSettings(P=2, H=4, first_H=2, growing_rounds=4), 8, 4),
+        (ProtocolSettings(P=2, H=4, first_H=2, growing_rounds=4), 10, 4),
+        (ProtocolSettings(P=2, H=4, first_H=2, growing_rounds=4), 11, 5),
+    ],
+)
+def test_rounds_are_shorter_while_h_grows(
+    settings: ProtocolSettings, num_steps: int, rounds: int
+) -> None:
+    assert settings.rounds_within(num_steps) == rounds
+
+
 def test_paper_means_overwrite_and_drop() -> None:
     s = from_mapping({"receipt": "paper", "M": 8})
     assert (s.receipt, s.unmerged, s.M) == ("overwrite", "drop", 8)

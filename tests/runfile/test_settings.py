@@ -60,6 +60,16 @@ def test_learners_started_here_are_the_learners_expected() -> None:
     assert parse({**SMALL, "local": {"learners": 5}}).syncer.protocol.M == 5
 
 
+def test_a_ramp_is_as_long_in_steps_while_h_grows() -> None:
+    grows = {**SMALL, "protocol": {"P": 8, "first_H": 6}}
+    assert parse(SMALL).syncer.merge.outer.num_ramp_merges == 30
+    assert parse(grows).syncer.merge.outer.num_ramp_merges == 47
+    asked = {**grows, "outer": {"ramp_merges": 12}}
+    assert parse(asked).syncer.merge.outer.num_ramp_merges == 12
+    plain = {**grows, "outer": {"kind": "sgd"}}
+    assert parse(plain).syncer.merge.outer.num_ramp_merges == 0
+
+
 def test_a_run_file_that_is_not_there_says_where_to_find_one(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="configs/"):
         read_run_file(tmp_path / "none.toml")

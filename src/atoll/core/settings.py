@@ -97,6 +97,14 @@ class ProtocolSettings:
             return self.H
         return self.first_H + (self.H - self.first_H) * max(0, version) // self.growing_rounds
 
+    def rounds_within(self, num_steps: int) -> int:
+        """Rounds of a fragment in the first so many steps of a run, the last one whole."""
+        version = 0
+        while num_steps > 0 and version < self.growing_rounds:
+            num_steps -= self.period_steps(version)
+            version += 1
+        return version + math.ceil(max(0, num_steps) / self.H)
+
     def installs_at_a_boundary(self, tau: int) -> int:
         """As many as come in tau steps when fragments are merged most often."""
         return math.ceil(tau * self.P / self.period_steps(0))

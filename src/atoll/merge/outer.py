@@ -51,7 +51,7 @@ class OuterSettings:
     epsilon: float = 1e-8
     ramp_merges: int | Literal["auto"] = "auto"
     """Merges of a fragment over which lr and momentum go to their values; 0 begins with them,
-    "auto" is 30 for nesterov and 0 for the others."""
+    "auto" is 30 for nesterov, more where H grows, and 0 for the others."""
     first_lr: float = 1.0
     """Where lr begins when it ramps; momentum begins at 0."""
 

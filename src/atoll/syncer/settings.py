@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -181,10 +181,11 @@ def settings_from(plain: Mapping[str, Any]) -> SyncerSettings:
     for name, table in tables.items():
         if not isinstance(table, Mapping):
             raise SettingsError(f"{name} = {table!r}: this is a table of settings")
+    protocol = from_mapping(tables["protocol"])
     return SyncerSettings(
         _build(RunSettings, {"layout": PENDING_LAYOUT, **tables["run"]}),
-        from_mapping(tables["protocol"]),
-        _merge_from(tables["merge"], tables["outer"]),
+        protocol,
+        _merge_from(tables["merge"], tables["outer"], protocol),
         _build(ServiceSettings, tables["service"]),
         cast(Codec, plain.get("uplink", "bf16")),
         cast(Strategy, plain.get("strategy", "balanced")),
@@ -192,13 +193,17 @@ def settings_from(plain: Mapping[str, Any]) -> SyncerSettings:
     )
 
 
-def _merge_from(table: Mapping[str, Any], outer: Mapping[str, Any]) -> MergeSettings:
+def _merge_from(
+    table: Mapping[str, Any], outer: Mapping[str, Any], protocol: ProtocolSettings
+) -> MergeSettings:
     averaging = dict(table)
     downlink = averaging.pop("downlink_codec", "bf16")
     try:
-        return MergeSettings(
-            _build(AveragingSettings, averaging), _build(OuterSettings, outer), downlink
-        )
+        found = _build(OuterSettings, outer)
+        if found.ramp_merges == "auto" and protocol.first_H != "H":
+            merges = protocol.rounds_within(found.num_ramp_merges * protocol.H)
+            found = replace(found, ramp_merges=merges)
+        return MergeSettings(_build(AveragingSettings, averaging), found, downlink)
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
