@@ -320,6 +320,13 @@ def best_decoupled(folder: ResultFolder, num_learners: int) -> Trial:
     return to_test(replace(found, training=with_protocol(found.training, M=num_learners)))
 
 
+def best_of_rule(folder: ResultFolder, num_learners: int, rule: Rule) -> Trial:
+    """The decoupled method under one merge rule, tuned."""
+    table = sweep(folder, num_learners)
+    some = {label: t for label, t in table.rows.items() if label.startswith(rule)}
+    return to_test(best(folder, replace(table, rows=some)))
+
+
 def best_diloco(folder: ResultFolder, num_learners: int) -> Trial:
     """Synchronous DiLoCo at M, tuned."""
     return to_test(best(folder, sweep_diloco(folder, num_learners)))

@@ -13,12 +13,11 @@ from sweeps import (
     DECOUPLED_GRID,
     DILOCO_GRID,
     SWEEPS,
-    best,
     best_decoupled,
     best_diloco,
+    best_of_rule,
     best_together,
     finals,
-    sweep,
 )
 from table import Table
 from trials import (
@@ -71,7 +70,7 @@ def plain_steps() -> Trial:
     return to_test(decoupled(base(2.8e-3, 4), "rda", OUTERS["sgd 0.7"]))
 
 
-def early(_: ResultFolder) -> Table:
+def early(folder: ResultFolder) -> Table:
     """Tries on the first rounds, which cost most."""
     plain = plain_steps()
     fewer, momentum = changed(plain, P=8), with_outer(plain, FAMILY_OUTER)
@@ -85,6 +84,11 @@ def early(_: ResultFolder) -> Table:
     rows["150 data-parallel steps first, nesterov 0.7, 0.9"] = warmed(momentum, 150)
     rows["rate and momentum ramp to nesterov 0.7, 0.9 over 30 merges"] = with_outer(
         plain, replace(FAMILY_OUTER, ramp_merges=30)
+    )
+    ramp = surrounded(changed(best_decoupled(folder, 4), P=8), model_transfer_s=3.0)
+    rows["tuned with a ramp, P = 8, links 4 times as fast"] = ramp
+    rows["tuned with a ramp, P = 8, links 4 times as fast, H grows from 6"] = with_outer(
+        changed(ramp, first_H=6), replace(ramp.training.merge.outer, ramp_merges=47)
     )
     return Table("early", "The first rounds, M = 4", rows, "plain steps")
 
@@ -131,9 +135,9 @@ def failures(folder: ResultFolder) -> Table:
     return Table("failures", "Failures", rows, "M = 8, none", groups=groups)
 
 
-def receipts(_: ResultFolder) -> Table:
+def receipts(folder: ResultFolder) -> Table:
     """What becomes of work that was not merged."""
-    trial = plain_steps()
+    trial = best_decoupled(folder, 4)
     rows = {
         "overwrite, carry": trial,
         "overwrite, drop (published)": changed(trial, unmerged="drop"),
@@ -141,7 +145,7 @@ def receipts(_: ResultFolder) -> Table:
         "keep, drop": changed(trial, receipt="keep", unmerged="drop"),
         "alpha 0.5, carry": changed(trial, receipt="alpha"),
     }
-    title = "Receipt rules, M = 4, plain steps, no stragglers"
+    title = "Receipt rules, M = 4, no stragglers"
     return Table("receipts", title, rows, "overwrite, carry")
 
 
@@ -180,10 +184,8 @@ def rules(folder: ResultFolder) -> Table:
     """RDA against the mean, each with its own best outer optimizer."""
     rows: dict[str, Trial] = {}
     for count in (4, 8):
-        table = sweep(folder, count)
         for rule in ("rda", "mean"):
-            some = {k: t for k, t in table.rows.items() if k.startswith(rule)}
-            rows[f"M = {count}, {rule}"] = to_test(best(folder, replace(table, rows=some)))
+            rows[f"M = {count}, {rule}"] = best_of_rule(folder, count, rule)
     groups = {label: "M = 8, rda" for label in rows if label.startswith("M = 8")}
     title = "RDA against the mean, each with its best outer optimizer"
     return Table("rules", title, rows, "M = 4, rda", groups=groups)
@@ -231,6 +233,7 @@ def lengths(folder: ResultFolder) -> Table:
         for label, trial in (
             ("data-parallel", best_together(folder)),
             ("decoupled, M = 4", best_decoupled(folder, 4)),
+            ("decoupled, M = 4, rda", best_of_rule(folder, 4, "rda")),
             ("decoupled, M = 4, plain steps", plain_steps()),
         ):
             train = trial.training.train
