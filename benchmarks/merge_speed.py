@@ -32,6 +32,8 @@ from atoll.merge.merge import Contribution, FragmentMerger, MergeSettings
 
 NUM_CONTRIBUTIONS = 8
 COPY_BUFFER_BYTES = 1 << 28
+RDA = AveragingSettings("rda")
+"""The dearer of the rules."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Bench:
     def averaging(
         self, codec: Codec, payloads: Sequence[Tensor], backend: Backend
     ) -> Callable[[], object]:
-        merger = FragmentMerger(self.fragment, MergeSettings(), backend)
+        merger = FragmentMerger(self.fragment, MergeSettings(RDA), backend)
         shares = [
             Share(
                 codec,
@@ -151,12 +153,12 @@ class Bench:
             )
             for index, payload in enumerate(payloads)
         ]
-        return lambda: average(self.fragment, shares, AveragingSettings(), backend, self.buffers)
+        return lambda: average(self.fragment, shares, RDA, backend, self.buffers)
 
     def whole(
         self, codec: Codec, payloads: Sequence[Tensor], backend: Backend
     ) -> Callable[[], object]:
-        merger = FragmentMerger(self.fragment, MergeSettings(), backend)
+        merger = FragmentMerger(self.fragment, MergeSettings(RDA), backend)
         arrived = [
             Contribution(
                 str(index),
@@ -172,7 +174,7 @@ class Bench:
         return lambda: merger.merge(state, arrived)
 
     def sums(self, codec: Codec, payload: Tensor, backend: Backend) -> Callable[[], object]:
-        merger = FragmentMerger(self.fragment, MergeSettings(), backend)
+        merger = FragmentMerger(self.fragment, MergeSettings(RDA), backend)
         return lambda: merger.sums_of_squares("", codec, payload)
 
     def row(

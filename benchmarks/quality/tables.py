@@ -16,6 +16,7 @@ from sweeps import (
     best_decoupled,
     best_diloco,
     best_of_rule,
+    best_rate,
     best_together,
     finals,
 )
@@ -38,6 +39,7 @@ from trials import (
 from atoll.compare.methods import FAMILY_OUTER
 from atoll.compare.store import ResultFolder
 from atoll.compare.trial import Trial
+from atoll.merge.averaging import Rule
 from atoll.simulator.training_faults import Faults, learner_mtbf_s
 from atoll.train.settings import ModelSettings
 
@@ -112,6 +114,7 @@ def inside(folder: ResultFolder) -> Table:
     return Table("inside", "Optimizers inside the learners", rows, first, groups=groups)
 
 
+RULES: Sequence[Rule] = ("rda", "mean")
 INSIDE: Mapping[str, Mapping[str, Any]] = {
     "adamw": {},
     "muon": {"kind": "muon"},
@@ -181,14 +184,20 @@ def mixed(folder: ResultFolder) -> Table:
 
 
 def rules(folder: ResultFolder) -> Table:
-    """RDA against the mean, each with its own best outer optimizer."""
+    """RDA against the mean, each tuned, and each at the rate that data-parallel training has."""
     rows: dict[str, Trial] = {}
+    groups: dict[str, str] = {}
+    rate = best_rate(folder)
+    ramp = OUTERS["ramp to nesterov 0.7, 0.9"]
     for count in (4, 8):
-        for rule in ("rda", "mean"):
+        for rule in RULES:
             rows[f"M = {count}, {rule}"] = best_of_rule(folder, count, rule)
-    groups = {label: "M = 8, rda" for label in rows if label.startswith("M = 8")}
-    title = "RDA against the mean, each with its best outer optimizer"
-    return Table("rules", title, rows, "M = 4, rda", groups=groups)
+            groups[f"M = {count}, {rule}"] = f"M = {count}, rda"
+        for rule in RULES:
+            label = f"M = {count}, {rule}, inner rate of data-parallel"
+            rows[label] = to_test(decoupled(base(rate, count), rule, ramp))
+            groups[label] = f"M = {count}, rda, inner rate of data-parallel"
+    return Table("rules", "RDA against the mean", rows, "M = 4, rda", groups=groups)
 
 
 def periods(folder: ResultFolder) -> Table:

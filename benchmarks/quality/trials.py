@@ -9,7 +9,7 @@ from typing import Any
 from atoll.compare.methods import FAMILY_OUTER, STREAMING_OUTER, with_merge, with_protocol
 from atoll.compare.trial import Trial
 from atoll.core.settings import ProtocolSettings
-from atoll.merge.averaging import Rule
+from atoll.merge.averaging import AveragingSettings, Rule
 from atoll.merge.merge import MergeSettings
 from atoll.merge.outer import OuterSettings
 from atoll.simulator.training import Surroundings, TrainingSettings
@@ -53,7 +53,10 @@ def base(learning_rate: float, num_learners: int, preset: str = "micro") -> Trai
         budget_tokens=NUM_STEPS * BATCH_SIZE * 128,
         num_evaluation_batches=20,
     )
-    protocol, merge = ProtocolSettings(M=num_learners), MergeSettings(outer=FAMILY_OUTER)
+    protocol, merge = (
+        ProtocolSettings(M=num_learners),
+        MergeSettings(AveragingSettings("rda"), FAMILY_OUTER),
+    )
     return TrainingSettings(train, protocol, merge, judged_on="tuning")
 
 

@@ -44,7 +44,7 @@ def run(
         weight = weights[index] if weights else 1.0
         scale = scales[index] if scales else 1.0
         shares.append(Share(codec, split(codec, payload, vector.numel()), weight, scale, sums))
-    return average(fragment, shares, rule or AveragingSettings(), backend)
+    return average(fragment, shares, rule or AveragingSettings("rda"), backend)
 
 
 def phi(vector: Tensor) -> Tensor:
@@ -106,8 +106,8 @@ def test_opposite_vectors_fall_back_to_the_mean(fragment_of: MakeFragment) -> No
 def test_the_stated_cosine_decides(fragment_of: MakeFragment) -> None:
     vectors = [torch.eye(100)[index] for index in range(100)]  # averaged direction: length 0.1
     fragment = fragment_of(("matrix", 100))
-    above = run(fragment, vectors, rule=AveragingSettings(min_cosine=0.099))
-    below = run(fragment, vectors, rule=AveragingSettings(min_cosine=0.101))
+    above = run(fragment, vectors, rule=AveragingSettings("rda", min_cosine=0.099))
+    below = run(fragment, vectors, rule=AveragingSettings("rda", min_cosine=0.101))
     assert above.fallback_pieces == () and below.fallback_pieces == ("t0",)
     assert float(above.delta[0]) == pytest.approx(0.1, rel=BF16_TOLERANCE)
     assert float(below.delta[0]) == pytest.approx(0.01, rel=BF16_TOLERANCE)

@@ -26,6 +26,7 @@ from atoll.merge.merge import (
 from atoll.merge.outer import OuterSettings
 
 MakeFragment = Callable[..., Fragment]
+RDA = AveragingSettings("rda")
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def merger_of(
     fragment: Fragment, kind: str = "nesterov", downlink: Codec = "bf16"
 ) -> FragmentMerger:
     outer = OuterSettings(kind, ramp_merges=0)  # type: ignore[arg-type]
-    return FragmentMerger(fragment, MergeSettings(outer=outer, downlink_codec=downlink))
+    return FragmentMerger(fragment, MergeSettings(RDA, outer, downlink))
 
 
 def start(merger: FragmentMerger) -> FragmentState:
@@ -209,8 +210,8 @@ def test_compiled_merges_large_fragments_and_says_so(
     fragment_of: MakeFragment, compiled: CompiledBackend
 ) -> None:
     fragment = fragment_of(("matrix", 400_000), ("embedding", 5_000))
-    merger = FragmentMerger(fragment, MergeSettings(), compiled)
-    eager = FragmentMerger(fragment, MergeSettings())
+    merger = FragmentMerger(fragment, MergeSettings(RDA), compiled)
+    eager = FragmentMerger(fragment, MergeSettings(RDA))
     arrived = contributions(fragment.numel, "bf16", num=2)
     sums = merger.sums_of_squares("learner-0", "bf16", arrived[0].payload)
     assert sums.backend == "compiled"
@@ -228,13 +229,14 @@ def test_compiled_merges_large_fragments_and_says_so(
 
 
 def test_small_fragments_stay_eager(fragment: Fragment, compiled: CompiledBackend) -> None:
-    merger = FragmentMerger(fragment, MergeSettings(), compiled)
+    merger = FragmentMerger(fragment, MergeSettings(RDA), compiled)
     assert merger.merge(start(merger), contributions(fragment.numel, num=2)).backend == "eager"
 
 
 def test_fallback_is_reported(fragment_of: MakeFragment) -> None:
     merger = FragmentMerger(
-        fragment_of(("matrix", 100)), MergeSettings(averaging=AveragingSettings(min_cosine=0.2))
+        fragment_of(("matrix", 100)),
+        MergeSettings(averaging=AveragingSettings("rda", min_cosine=0.2)),
     )
     ones = torch.ones(100)
     opposite = [

@@ -28,6 +28,7 @@ from atoll.core.ids import Cut, CutId
 from atoll.core.settings import ProtocolSettings
 from atoll.fragments import Layout, TensorSpec
 from atoll.fragments.raw_bytes import byte_view
+from atoll.merge.averaging import AveragingSettings
 from atoll.merge.codecs import encode
 from atoll.merge.merge import MergeSettings
 from atoll.merge.outer import OuterSettings
@@ -54,7 +55,8 @@ def settings_of(
     times = {"beat_s": 0.5, "silence_s": 5.0, "first_round_s": 2.0}
     protocol = ProtocolSettings(M=M, P=P, H=max(2, P), K=M, receipt="keep", **times)
     run = RunSettings(RUN, PENDING_LAYOUT, budget_tokens, lease_s=5.0, last_round_s=1.0)
-    merge = MergeSettings(outer=OuterSettings("nesterov", lr=0.7, momentum=0.9, ramp_merges=0))
+    outer = OuterSettings("nesterov", lr=0.7, momentum=0.9, ramp_merges=0)
+    merge = MergeSettings(AveragingSettings("rda"), outer)
     return SyncerSettings(run, protocol, merge, ServiceSettings(**service))
 
 

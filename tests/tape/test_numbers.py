@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from tape.recorded import Recording, make_world
 
 NUMEL = 300
 FRAGMENT = Fragment((Piece("t", "matrix", False, 0, 1, 0, NUMEL),))
-MERGER = FragmentMerger(FRAGMENT, MergeSettings())
+SETTINGS = MergeSettings(AveragingSettings("rda"))
+MERGER = FragmentMerger(FRAGMENT, SETTINGS)
 
 
 def first_state(fragment: int) -> FragmentState:
@@ -88,7 +90,7 @@ def record(root: Path, keep: int) -> None:
 
 
 def recomputer(follow: bool = True) -> MergeRecomputer:
-    again = MergeRecomputer([FRAGMENT] * 6, MergeSettings())
+    again = MergeRecomputer([FRAGMENT] * 6, SETTINGS)
     for fragment in range(6) if follow else ():
         again.follow(fragment, first_state(fragment))
     return again
@@ -148,7 +150,7 @@ def test_a_payload_with_another_bit_is_found(tmp_path: Path, follow: bool) -> No
 
 def test_other_merge_settings_are_found(tmp_path: Path) -> None:
     record(tmp_path, ALL)
-    other = MergeRecomputer([FRAGMENT] * 6, MergeSettings(downlink_codec="int8"))
+    other = MergeRecomputer([FRAGMENT] * 6, replace(SETTINGS, downlink_codec="int8"))
     for fragment in range(6):
         other.follow(fragment, first_state(fragment))
     assert "the published bytes differ" in replay(tmp_path, other).first_difference

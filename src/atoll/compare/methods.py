@@ -71,9 +71,9 @@ METHODS: Mapping[str, tuple[str, Change]] = {
             "decoupled", with_protocol(settings, receipt="overwrite", unmerged="drop")
         ),
     ),
-    "decoupled-mean": (
-        "this configuration with plain means in the place of RDA",
-        lambda settings: Trial("decoupled", with_merge(settings, "mean", settings.merge.outer)),
+    "decoupled-rda": (
+        "this configuration with RDA (radial-directional averaging)",
+        lambda settings: Trial("decoupled", with_merge(settings, "rda", settings.merge.outer)),
     ),
 }
 """Each method with a line of help."""

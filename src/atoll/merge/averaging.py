@@ -39,7 +39,7 @@ SMALLEST_NORM = 1e-30
 class AveragingSettings:
     """How contributions become one displacement."""
 
-    rule: Rule = "rda"
+    rule: Rule = "mean"
     min_cosine: float = 0.05
     """RDA falls back to the mean below this length of the averaged direction, 0 to 1. M
     orthogonal contributions of equal weight give 1/sqrt(M)."""

@@ -97,7 +97,7 @@ H = {H}
 tau = "auto"
 
 [merge]
-rule = "rda"
+rule = "mean"
 # How new versions are sent to learners.
 downlink_codec = "{down}"
 

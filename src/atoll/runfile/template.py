@@ -86,8 +86,8 @@ H = {fragments}
 # unmerged = "carry"
 
 [merge]
-# How displacements of matrices are averaged: rda (direction and length apart) or mean.
-rule = "rda"
+# How displacements of matrices are averaged: mean, or rda (direction and length apart).
+rule = "mean"
 # How new versions are sent to learners: fp32, bf16, int8 or int4.
 downlink_codec = "int8"
 
