@@ -253,83 +253,58 @@ def _sweep(name: str, title: str, rows: Mapping[str, Trial], is_ordered: bool = 
 # ---------------------------------------------------------------- what the sweeps say
 
 
-FINAL_SHARE = 0.01
-"""Rows within one per cent of a sweep's best on its first seed are worth another."""
+def best(folder: ResultFolder, tables: Sequence[Table], rule: str = "") -> str:
+    """Of the rows that all these sweeps have, the one with the lowest loss over all of them.
 
-
-def finalists(folder: ResultFolder, table: Table) -> dict[str, Trial]:
-    """The rows of a sweep that its first seed leaves to choose between."""
-    losses = {label: _loss(folder, t, table.seeds[0]) for label, t in table.rows.items()}
-    known = {label: loss for label, loss in losses.items() if loss is not None}
-    if len(known) < len(losses):
-        raise NotSwept(f"run --table {table.name} first: this one takes its best row")
-    highest = (1 + FINAL_SHARE) * min(known.values())
-    return {label: trial for label, trial in table.rows.items() if known[label] <= highest}
-
-
-def best(folder: ResultFolder, table: Table) -> Trial:
-    """Of the finalists, the row with the lowest mean loss over the seeds that all of them have."""
-    rows = finalists(folder, table)
-    found: dict[str, list[float]] = {label: [] for label in rows}
-    for seed in table.seeds:
-        losses = {label: _loss(folder, trial, seed) for label, trial in rows.items()}
-        if None not in losses.values():
-            for label, loss in losses.items():
-                found[label].append(loss or 0.0)
-    return rows[min(found, key=lambda label: mean(found[label]))]
-
-
-def _loss(folder: ResultFolder, trial: Trial, seed: int) -> float | None:
-    kept = folder.find(trial.with_seed(seed))
-    return None if kept is None else kept.result.loss
-
-
-def finals(folder: ResultFolder) -> Table:
-    """The finalists of the sweeps that are done, on every sweep seed."""
-    rows: dict[str, Trial] = {}
-    groups: dict[str, str] = {}
-    for name in CHOOSING:
-        try:
-            found = finalists(folder, SWEEPS[name](folder))
-        except NotSwept:
-            continue
-        for label, trial in found.items():
-            rows[f"{name}: {label}"] = trial
-            groups[f"{name}: {label}"] = f"{name}: {next(iter(found))}"
-    if not rows:
-        raise NotSwept("run a sweep first: this table takes the best rows of them")
-    title = "The best rows of the sweeps, again"
-    return Table("finals", title, rows, next(iter(rows)), SWEEP_SEEDS, groups=groups)
-
-
-def best_rate(folder: ResultFolder) -> float:
-    """The data-parallel baseline's inner learning rate."""
-    return best(folder, sweep_rate(folder)).training.train.optimizer.learning_rate
+    One run cannot tell neighbouring rows, so a choice by one sweep would follow the noise. With a
+    merge rule, of the rows under it.
+    """
+    labels = [
+        label
+        for label in tables[0].rows
+        if label.startswith(rule) and all(label in table.rows for table in tables)
+    ]
+    losses: dict[str, list[float]] = {label: [] for label in labels}
+    for table in tables:
+        for seed in table.seeds:
+            found = {label: folder.find(table.rows[label].with_seed(seed)) for label in labels}
+            if all(kept is not None for kept in found.values()):
+                for label, kept in found.items():
+                    losses[label].append(kept.result.loss if kept else float("inf"))
+            elif seed == table.seeds[0]:
+                raise NotSwept(f"run --table {table.name} first: this one takes its best row")
+    return min(losses, key=lambda label: mean(losses[label]))
 
 
 def best_together(folder: ResultFolder) -> Trial:
     """The data-parallel baseline, tuned."""
-    return to_test(best(folder, sweep_rate(folder)))
+    table = sweep_rate(folder)
+    return to_test(table.rows[best(folder, [table])])
 
 
-def best_decoupled(folder: ResultFolder, num_learners: int) -> Trial:
-    """The decoupled method at M, tuned. M = 1 needs no outer optimizer; 16 takes what 8 has."""
+def best_rate(folder: ResultFolder) -> float:
+    """The data-parallel baseline's inner learning rate."""
+    return best_together(folder).training.train.optimizer.learning_rate
+
+
+def best_decoupled(folder: ResultFolder, num_learners: int, rule: str = "") -> Trial:
+    """The decoupled method at M, tuned. M = 1 needs no outer optimizer."""
     if num_learners == 1:
         return to_test(decoupled(base(best_rate(folder), 1), "rda", SGD))
-    found = best(folder, sweep(folder, min(num_learners, 8)))
-    return to_test(replace(found, training=with_protocol(found.training, M=num_learners)))
-
-
-def best_of_rule(folder: ResultFolder, num_learners: int, rule: Rule) -> Trial:
-    """The decoupled method under one merge rule, tuned."""
-    table = sweep(folder, num_learners)
-    some = {label: t for label, t in table.rows.items() if label.startswith(rule)}
-    return to_test(best(folder, replace(table, rows=some)))
+    return _of_all_sweeps(folder, sweep(folder, 4), num_learners, rule)
 
 
 def best_diloco(folder: ResultFolder, num_learners: int) -> Trial:
     """Synchronous DiLoCo at M, tuned."""
-    return to_test(best(folder, sweep_diloco(folder, num_learners)))
+    return _of_all_sweeps(folder, sweep_diloco(folder, 4), num_learners)
+
+
+def _of_all_sweeps(folder: ResultFolder, table: Table, num_learners: int, rule: str = "") -> Trial:
+    """One choice for both methods and every M."""
+    sweeps = [sweep(folder, M) for M in DECOUPLED_GRID]
+    sweeps += [sweep_diloco(folder, M) for M in DILOCO_GRID]
+    found = table.rows[best(folder, sweeps, rule)]
+    return to_test(replace(found, training=with_protocol(found.training, M=num_learners)))
 
 
 SWEEPS: Mapping[str, Callable[[ResultFolder], Table]] = {
@@ -341,8 +316,3 @@ SWEEPS: Mapping[str, Callable[[ResultFolder], Table]] = {
     **{f"sweep-diloco-{M}": functools.partial(sweep_diloco, num_learners=M) for M in DILOCO_GRID},
     "sweep-ramps": ramps,
 }
-CHOOSING = [
-    *(f"sweep-{M}" for M in DECOUPLED_GRID),
-    *(f"sweep-diloco-{M}" for M in DILOCO_GRID),
-]
-"""The sweeps whose best rows are taken."""

@@ -15,10 +15,8 @@ from sweeps import (
     SWEEPS,
     best_decoupled,
     best_diloco,
-    best_of_rule,
     best_rate,
     best_together,
-    finals,
 )
 from table import Table
 from trials import (
@@ -191,7 +189,7 @@ def rules(folder: ResultFolder) -> Table:
     ramp = OUTERS["ramp to nesterov 0.7, 0.9"]
     for count in (4, 8):
         for rule in RULES:
-            rows[f"M = {count}, {rule}"] = best_of_rule(folder, count, rule)
+            rows[f"M = {count}, {rule}"] = best_decoupled(folder, count, rule)
             groups[f"M = {count}, {rule}"] = f"M = {count}, rda"
         for rule in RULES:
             label = f"M = {count}, {rule}, inner rate of data-parallel"
@@ -242,7 +240,7 @@ def lengths(folder: ResultFolder) -> Table:
         for label, trial in (
             ("data-parallel", best_together(folder)),
             ("decoupled, M = 4", best_decoupled(folder, 4)),
-            ("decoupled, M = 4, rda", best_of_rule(folder, 4, "rda")),
+            ("decoupled, M = 4, rda", best_decoupled(folder, 4, "rda")),
             ("decoupled, M = 4, plain steps", plain_steps()),
         ):
             train = trial.training.train
@@ -256,7 +254,6 @@ def lengths(folder: ResultFolder) -> Table:
 
 TABLES: Mapping[str, Callable[[ResultFolder], Table]] = {
     **SWEEPS,
-    "finals": finals,
     "headline": headline,
     "learners": learners,
     "early": early,
@@ -276,7 +273,6 @@ QUEUE: Sequence[tuple[str, int]] = (
     ("first-looks", 1),
     *((f"sweep-{M}", 1) for M in DECOUPLED_GRID),
     *((f"sweep-diloco-{M}", 1) for M in DILOCO_GRID),
-    ("finals", 2),
     ("headline", 2),
     ("failures", 1),
     ("early", 2),

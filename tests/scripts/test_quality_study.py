@@ -31,6 +31,9 @@ def keep(folder: ResultFolder, trials: dict[Trial, float]) -> None:
         folder.save(trial, result(loss), 1.0, "here")
 
 
+RAMP = "mean, ramp to nesterov 0.7, 0.9, lr 0.002"
+
+
 def swept(folder: ResultFolder, name: str, best: str) -> None:
     """A sweep in which the row `best` is the best; rows that another sweep had stay."""
     table = script("tables").TABLES[name](folder)
@@ -38,6 +41,13 @@ def swept(folder: ResultFolder, name: str, best: str) -> None:
         seeded = trial.with_seed(table.seeds[0])
         if folder.find(seeded) is None:
             folder.save(seeded, result(1.0 if label == best else 2.0), 1.0, "here")
+
+
+def all_swept(folder: ResultFolder, best: str) -> None:
+    """Every sweep of both methods, with the same best row."""
+    for name in ("sweep-2", "sweep-4", "sweep-8"):
+        swept(folder, name, best)
+        swept(folder, name.replace("sweep", "sweep-diloco"), best)
 
 
 def test_a_table_without_its_sweep_refuses_and_names_it(tmp_path: Path) -> None:
@@ -50,13 +60,27 @@ def test_tables_take_the_best_rows_of_the_sweeps(tmp_path: Path) -> None:
     tables, sweeps, folder = script("tables"), script("sweeps"), ResultFolder(tmp_path)
     swept(folder, "sweep-rate", "lr 0.004")
     assert sweeps.best_rate(folder) == 0.004
-    swept(folder, "sweep-4", "mean, nesterov 0.7, 0.5, lr 0.0014")
-    found = sweeps.best_decoupled(folder, 4).training
-    assert found.train.optimizer.learning_rate == 0.0014
+    all_swept(folder, RAMP)
+    found = sweeps.best_decoupled(folder, 16).training
+    assert found.train.optimizer.learning_rate == 0.002
     assert found.merge.averaging.rule == "mean"
-    assert found.merge.outer.momentum == 0.5
-    assert found.judged_on == "test"
+    assert found.merge.outer.num_ramp_merges == 30
+    assert (found.protocol.M, found.judged_on) == (16, "test")
+    assert sweeps.best_decoupled(folder, 4, "rda").training.merge.averaging.rule == "rda"
     assert tables.codecs(folder).rows["int4 up and down"].training.uplink == "int4"
+
+
+def test_one_choice_is_made_over_all_sweeps(tmp_path: Path) -> None:
+    """A row that is best in one of them, and not in the others, is not it."""
+    sweeps, folder = script("sweeps"), ResultFolder(tmp_path)
+    lucky = sweeps.sweep(folder, 4).rows["rda, ramp to nesterov 0.7, 0.9, lr 0.0028"]
+    alone = sweeps.sweep(folder, 4).rows["mean, nesterov 0.7, 0.5, lr 0.0014"]
+    keep(folder, {lucky.with_seed(100): 0.5, alone.with_seed(100): 0.1})
+    all_swept(folder, RAMP)
+    table = sweeps.sweep(folder, 4)
+    others = [sweeps.sweep(folder, 8), sweeps.sweep_diloco(folder, 4)]
+    assert sweeps.best(folder, [table]) == "mean, nesterov 0.7, 0.5, lr 0.0014"
+    assert sweeps.best(folder, [table, *others]) == RAMP
 
 
 def test_sweeps_use_seeds_and_text_that_no_table_uses(tmp_path: Path) -> None:
@@ -65,7 +89,7 @@ def test_sweeps_use_seeds_and_text_that_no_table_uses(tmp_path: Path) -> None:
     assert {trial.seed for trial in tuned} == {100, 101}
     assert {trial.training.judged_on for trial in tuned} == {"tuning"}
     swept(folder, "sweep-rate", "lr 0.002")
-    swept(folder, "sweep-4", next(iter(sweeps.sweep(folder, 4).rows)))
+    all_swept(folder, RAMP)
     told = tables.early(folder).trials(5)
     assert {trial.seed for trial in told} == {0, 1, 2, 3, 4}
     assert {trial.training.judged_on for trial in told} == {"test"}
@@ -110,10 +134,9 @@ def test_a_sweep_that_is_best_at_its_edge_says_so(tmp_path: Path) -> None:
 
 
 def test_rows_of_another_group_are_compared_within_it(tmp_path: Path) -> None:
-    tables, sweeps, folder = script("tables"), script("sweeps"), ResultFolder(tmp_path)
+    tables, folder = script("tables"), ResultFolder(tmp_path)
     swept(folder, "sweep-rate", "lr 0.002")
-    for count in (4, 8):
-        swept(folder, f"sweep-{count}", next(iter(sweeps.sweep(folder, count).rows)))
+    all_swept(folder, RAMP)
     references = tables.failures(folder).references
     assert references["M = 4, 1.2 million chips"] == references["M = 4, none"] == "M = 4, none"
     sizes = tables.sizes(folder)
