@@ -134,11 +134,13 @@ DECOUPLED_GRID: Grid = {
         ("mean", "nesterov 0.7, 0.5", (1.4e-3,)),
         ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3, 4e-3)),
         ("rda", "ramp to nesterov 0.5, 0.9", (2.8e-3,)),
+        ("mean", "ramp to nesterov 1.0, 0.9", (2e-3,)),
     ),
     8: (
         ("rda", "ramp to nesterov 0.7, 0.9", (1e-3, 1.4e-3, 2e-3, 2.8e-3)),
         ("mean", "ramp to nesterov 0.7, 0.9", (1.4e-3, 2e-3, 2.8e-3)),
         ("rda", "ramp to nesterov 0.5, 0.9", (2.8e-3,)),
+        ("mean", "ramp to nesterov 1.0, 0.9", (2e-3,)),
         ("rda", "sgd 1.0", (2e-3,)),
         ("rda", "sgd 0.7", (2.8e-3, 4e-3)),
         ("rda", "sgd 0.5", (4e-3,)),

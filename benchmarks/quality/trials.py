@@ -36,6 +36,7 @@ OUTERS: Mapping[str, OuterSettings] = {
     "nesterov 0.4, 0.8": OuterSettings("nesterov", lr=0.4, momentum=0.8, ramp_merges=0),
     "nesterov 0.7, 0.9": FAMILY_OUTER,
     "ramp to nesterov 0.7, 0.9": replace(FAMILY_OUTER, ramp_merges=30),
+    "ramp to nesterov 1.0, 0.9": replace(FAMILY_OUTER, lr=1.0, ramp_merges=30),
     "ramp to nesterov 0.5, 0.9": replace(FAMILY_OUTER, lr=0.5, ramp_merges=30),
     "nesterov 0.4, 0.9": STREAMING_OUTER,
     "nesterov 0.2, 0.9": OuterSettings("nesterov", lr=0.2, momentum=0.9, ramp_merges=0),
