@@ -46,7 +46,7 @@ def headline(folder: ResultFolder) -> Table:
     """Data-parallel, decoupled and synchronous DiLoCo."""
     together = best_together(folder)
     rows = {"data-parallel": together}
-    for count in (4, 8):
+    for count in (2, 4, 8):
         rows[f"decoupled, M = {count}"] = best_decoupled(folder, count)
         rows[f"DiLoCo, M = {count}"] = best_diloco(folder, count)
     rows["local-step-1, M = 4"] = replace(together, method="local-step-1")
@@ -59,9 +59,8 @@ def headline(folder: ResultFolder) -> Table:
 def learners(folder: ResultFolder) -> Table:
     """The other numbers of learners."""
     rows = {"data-parallel": best_together(folder)}
-    for count in (2, 1, 16):
+    for count in (1, 16):
         rows[f"decoupled, M = {count}"] = best_decoupled(folder, count)
-    rows["DiLoCo, M = 2"] = best_diloco(folder, 2)
     return Table("learners", "Other numbers of learners", rows, "data-parallel")
 
 
