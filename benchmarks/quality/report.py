@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sweeps import NotSwept
 from table import Table
-from tables import TABLES
+from tables import AVERAGED, TABLES
 
 from atoll.compare.charts import COLOURS, draw, pyplot
 from atoll.compare.statistics import half_interval, mean, paired_difference
@@ -139,7 +139,8 @@ def _charts(folder: ResultFolder, pictures: Path) -> None:
         # Means over other seeds would not compare.
         found = {label: by_seed for label, by_seed in found.items() if len(by_seed) == most}
         title = "0.36 million parameters, 16 windows of 128 bytes a step in all"
-        draw(found, pictures / "quality-headline.png", title)
+        shown = {label: each for label, each in found.items() if label != AVERAGED}
+        draw(shown, pictures / "quality-headline.png", title)
     others = results_of(folder, learners) if learners else {}
     if any(others.values()):
         both = {

@@ -42,6 +42,9 @@ from atoll.simulator.training_faults import Faults, learner_mtbf_s
 from atoll.train.settings import ModelSettings
 
 
+AVERAGED = "data-parallel, mean of the last 24 steps"
+
+
 def headline(folder: ResultFolder) -> Table:
     """Data-parallel, decoupled and synchronous DiLoCo."""
     together = best_together(folder)
@@ -50,9 +53,7 @@ def headline(folder: ResultFolder) -> Table:
         rows[f"decoupled, M = {count}"] = best_decoupled(folder, count)
         rows[f"DiLoCo, M = {count}"] = best_diloco(folder, count)
     rows["local-step-1, M = 4"] = replace(together, method="local-step-1")
-    rows["data-parallel, mean of the last 24 steps"] = replace(
-        together, method="data-parallel-averaged"
-    )
+    rows[AVERAGED] = replace(together, method="data-parallel-averaged")
     return Table("headline", "Against tuned data-parallel training", rows, "data-parallel")
 
 
