@@ -41,7 +41,6 @@ from atoll.merge.averaging import Rule
 from atoll.simulator.training_faults import Faults, learner_mtbf_s
 from atoll.train.settings import ModelSettings
 
-
 AVERAGED = "data-parallel, mean of the last 24 steps"
 
 
