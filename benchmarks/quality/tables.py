@@ -200,13 +200,20 @@ def rules(folder: ResultFolder) -> Table:
 def periods(folder: ResultFolder) -> Table:
     """H, tau and the number of fragments."""
     trial = best_decoupled(folder, 4)
+    outer = trial.training.merge.outer
     short = surrounded(changed(trial, P=6, H=6), model_transfer_s=0.1, delay_s=0.001)
     rows = {
         "P = 24, H = 24": trial,
         "P = 24, H = 48": changed(trial, H=48),
+        "P = 24, H = 48, ramp over 15 merges": with_outer(
+            changed(trial, H=48), replace(outer, ramp_merges=15)
+        ),
         "P = 6, H = 24": changed(trial, P=6),
         "tau = 6": changed(trial, tau=6),
         "P = 6, H = 6, links of a LAN": short,
+        "P = 6, H = 6, links of a LAN, ramp over 120 merges": with_outer(
+            short, replace(outer, ramp_merges=120)
+        ),
         "P = 6, H = 6, links of a LAN, tau = 1": changed(short, tau=1),
     }
     return Table("periods", "H, tau and fragments, M = 4", rows, "P = 24, H = 24")

@@ -60,14 +60,22 @@ def test_learners_started_here_are_the_learners_expected() -> None:
     assert parse({**SMALL, "local": {"learners": 5}}).syncer.protocol.M == 5
 
 
-def test_a_ramp_is_as_long_in_steps_while_h_grows() -> None:
-    grows = {**SMALL, "protocol": {"P": 8, "first_H": 6}}
-    assert parse(SMALL).syncer.merge.outer.num_ramp_merges == 30
-    assert parse(grows).syncer.merge.outer.num_ramp_merges == 47
-    asked = {**grows, "outer": {"ramp_merges": 12}}
-    assert parse(asked).syncer.merge.outer.num_ramp_merges == 12
-    plain = {**grows, "outer": {"kind": "sgd"}}
-    assert parse(plain).syncer.merge.outer.num_ramp_merges == 0
+@pytest.mark.parametrize(
+    ("protocol", "outer", "merges"),
+    [
+        ({}, {}, 30),
+        ({"H": 48}, {}, 15),
+        ({"H": 6, "P": 6}, {}, 120),
+        ({"P": 8, "first_H": 6}, {}, 47),
+        ({"H": 48}, {"ramp_merges": 12}, 12),
+        ({"H": 48}, {"kind": "sgd"}, 0),
+    ],
+)
+def test_a_ramp_is_as_long_in_steps_whatever_h_is(
+    protocol: dict[str, object], outer: dict[str, object], merges: int
+) -> None:
+    run = parse({**SMALL, "protocol": protocol, "outer": outer})
+    assert run.syncer.merge.outer.num_ramp_merges == merges
 
 
 def test_a_run_file_that_is_not_there_says_where_to_find_one(tmp_path: Path) -> None:

@@ -32,7 +32,10 @@ from atoll.fragments.pieces import Fragment
 from atoll.merge.codecs import chunk_bounds
 
 OuterState = Mapping[str, Tensor]
+RAMP_STEPS = 720
+"""How long a ramp that is not given takes, in steps of a learner."""
 RAMP_MERGES = 30
+"""The same in merges, where H is 24."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class OuterSettings:
     epsilon: float = 1e-8
     ramp_merges: int | Literal["auto"] = "auto"
     """Merges of a fragment over which lr and momentum go to their values; 0 begins with them,
-    "auto" is 30 for nesterov, more where H grows, and 0 for the others."""
+    "auto" is as many as fit into 720 steps for nesterov, 30 where H is 24, and 0 for the others."""
     first_lr: float = 1.0
     """Where lr begins when it ramps; momentum begins at 0."""
 

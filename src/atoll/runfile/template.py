@@ -93,7 +93,7 @@ downlink_codec = "int8"
 
 [outer]
 # The optimizer that applies merged displacements: nesterov, sgd or adam. Rate and momentum come
-# slowly, over the first 30 merges of a fragment (ramp_merges).
+# slowly, over the first 720 steps (ramp_merges).
 kind = "nesterov"
 lr = 0.7
 momentum = 0.9

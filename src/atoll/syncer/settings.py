@@ -23,7 +23,7 @@ from atoll.fragments import Strategy
 from atoll.merge.averaging import AveragingSettings
 from atoll.merge.codecs import CODECS, Codec
 from atoll.merge.merge import MergeSettings
-from atoll.merge.outer import OuterSettings
+from atoll.merge.outer import RAMP_STEPS, OuterSettings
 from atoll.store.retention import Retention
 from atoll.store.runs import checked_name
 
@@ -200,8 +200,8 @@ def _merge_from(
     downlink = averaging.pop("downlink_codec", "bf16")
     try:
         found = _build(OuterSettings, outer)
-        if found.ramp_merges == "auto" and protocol.first_H != "H":
-            merges = protocol.rounds_within(found.num_ramp_merges * protocol.H)
+        merges = protocol.rounds_within(RAMP_STEPS)
+        if found.ramp_merges == "auto" and found.num_ramp_merges not in (0, merges):
             found = replace(found, ramp_merges=merges)
         return MergeSettings(_build(AveragingSettings, averaging), found, downlink)
     except ValueError as error:
