@@ -38,6 +38,7 @@ from atoll.compare.methods import FAMILY_OUTER
 from atoll.compare.store import ResultFolder
 from atoll.compare.trial import Trial
 from atoll.merge.averaging import Rule
+from atoll.merge.outer import RAMP_STEPS
 from atoll.simulator.training_faults import Faults, learner_mtbf_s
 from atoll.train.settings import ModelSettings
 
@@ -86,8 +87,10 @@ def early(folder: ResultFolder) -> Table:
     )
     ramp = surrounded(changed(best_decoupled(folder, 4), P=8), model_transfer_s=3.0)
     rows["tuned with a ramp, P = 8, links 4 times as fast"] = ramp
+    grows = changed(ramp, first_H=6)
+    merges = grows.training.protocol.rounds_within(RAMP_STEPS)
     rows["tuned with a ramp, P = 8, links 4 times as fast, H grows from 6"] = with_outer(
-        changed(ramp, first_H=6), replace(ramp.training.merge.outer, ramp_merges=47)
+        grows, replace(ramp.training.merge.outer, ramp_merges=merges)
     )
     return Table("early", "The first rounds, M = 4", rows, "plain steps")
 
